@@ -1,0 +1,7 @@
+"""`python -m cambium`."""
+
+import sys
+
+from cambium.cli import main
+
+sys.exit(main())

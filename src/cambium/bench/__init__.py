@@ -1,0 +1,13 @@
+"""Benchmarks: each measures Cambium and a peer in the same run; see `docs/how-to/benchmark.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cambium.bench import engine, learning_rate
+
+BENCHMARKS: dict[str, Callable[[Callable[[str], None]], dict[str, Any]]] = {
+    "engine": engine.run,
+    "learning_rate": learning_rate.run,
+}

@@ -1,0 +1,64 @@
+"""`cambium key`: private keys live in files beside their owners, public keys are enrolled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cambium.cli.client import connect, rows_of
+from cambium.cli.options import AsJson, State
+from cambium.cli.output import print_json, print_record, print_rows
+from cambium.core.errors import ConfigError, TrustError
+
+if TYPE_CHECKING:
+    from cambium.trust.keys import PublicKey
+
+app = typer.Typer(name="key", help="Make keys and see which are enrolled.", no_args_is_help=True)
+_COLUMNS = ("name", "role", "key_id", "enrolled_at", "revoked_at")
+
+
+@app.command()
+def new(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The private key goes here.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make a key pair: FILE for its owner alone, FILE.pub for everybody."""
+    from cambium.trust.keys import generate_key, save_key
+
+    public_file = Path(f"{file}.pub")
+    key = generate_key()
+    save_key(key, file)
+    try:
+        with public_file.open("x", encoding="ascii") as written:
+            written.write(key.public_key.raw + "\n")
+    except OSError as error:
+        file.unlink()
+        raise ConfigError(f"cannot write {public_file}: {error.strerror}",
+                          mend="choose another name") from error  # fmt: skip
+    shown = {"key_id": key.key_id, "public": key.public_key.raw, "file": str(file)}
+    print_json(shown) if as_json else print_record(shown)
+
+
+@app.command(name="list")
+def list_keys(state: State = None, as_json: AsJson = False) -> None:
+    """List the enrolled public keys and what each may do."""
+    with connect(state) as client:
+        answer = client.get("/keys")
+    rows = rows_of(answer, "keys")
+    print_json(answer) if as_json else print_rows(rows, _COLUMNS)
+
+
+def read_public_key(path: Path) -> PublicKey:
+    """Returns the public key of a file that `cambium key new` wrote.
+
+    Raises:
+        ConfigError: it cannot be read or holds no public key.
+    """
+    from cambium.trust.keys import PublicKey
+
+    try:
+        return PublicKey(raw=path.read_text(encoding="ascii").strip())
+    except (OSError, ValueError, TrustError) as error:
+        raise ConfigError(f"{path} holds no public key", mend="name a FILE.pub") from error

@@ -1,0 +1,98 @@
+"""What happened: the audit log, which is verified here and not where it was written, and traces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from cambium.cli.client import Client, connect, segment
+from cambium.cli.failures import BROKEN, NO, CommandFailed
+from cambium.cli.options import AsJson, State
+from cambium.cli.output import print_json, print_line, print_record, print_rows
+
+Record = TypeVar("Record")
+
+
+def log(
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every entry and the signed head, here.")
+    ] = False,
+    since: Annotated[int, typer.Option("--since", min=1, help="First entry to show.")] = 1,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the audit log; with --verify, recompute the whole chain first."""
+    with connect(state) as client:
+        chained, signed = _verify(client) if verify else (0, 0)
+        entries = [row for page in _pages(client, since) for row in page]
+    if as_json:
+        print_json(
+            {"entries": entries} | ({"verified": chained, "signed": signed} if verify else {})
+        )
+        return
+    print_rows([_shown(row) for row in entries], ("seq", "at", "kind", "body"))
+    if verify:
+        print_line(
+            f"verified: {chained} entries, the first {signed} under the server's signed head"
+        )
+
+
+def trace(
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID")],
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what stood behind one answer."""
+    with connect(state) as client:
+        record = client.get(f"/traces/{segment(request_id)}")
+    print_json(record) if as_json else print_record(record)
+
+
+def _pages(client: Client, since: int) -> Iterator[list[dict[str, Any]]]:
+    """Yields the log page by page, as long as each goes on after the last."""
+    while page := client.rows("/audit", "entries", since=since):
+        yield page
+        following = page[-1].get("seq", 0) + 1
+        if following <= since:
+            raise CommandFailed("the server repeats its log: look at its log", status=BROKEN)
+        since = following
+
+
+def _verify(client: Client) -> tuple[int, int]:
+    """Returns how many entries hold together, and how many of them the signed head covers.
+
+    The head is read first: what is appended meanwhile is chained to it, but not yet under it.
+
+    Raises:
+        AuditBroken: the log does not verify.
+        CommandFailed: the server shows no head or no key of its own.
+    """
+    from cambium.trust.audit import AuditEntry, SignedHead, verify_chain
+    from cambium.trust.keys import PublicKey
+
+    head = _built(SignedHead, client.get("/audit/checkpoint"))
+    server = [k for k in client.rows("/keys", "keys") if k.get("key_id") == head.key_id]
+    if not server or server[0].get("role") != "server":
+        line = f"the log's head is signed by {head.key_id}, which is no server key"
+        raise CommandFailed(f"{line}: do not trust this log", status=NO)
+    public = PublicKey(raw=server[0]["public"])
+    entries = [_built(AuditEntry, row) for page in _pages(client, 1) for row in page]
+    verify_chain([e for e in entries if e.seq <= head.seq], head=head, server_public=public)
+    return verify_chain(entries, head=None, server_public=public), head.seq
+
+
+def _built(kind: type[Record], row: dict[str, Any]) -> Record:
+    names = {field.name for field in fields(kind)}  # pyright: ignore[reportArgumentType]
+    if not names <= row.keys():
+        missing = ", ".join(sorted(names - row.keys()))
+        raise CommandFailed(f"a log record lacks {missing}: it cannot be verified", status=NO)
+    return kind(**{name: row[name] for name in names})
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    at = datetime.fromtimestamp(row["at"] / 1000, tz=UTC).isoformat(timespec="seconds")
+    return {**row, "at": at}

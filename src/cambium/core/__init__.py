@@ -1,0 +1,1 @@
+"""The nouns, records and errors that every other package speaks in; standard library only."""

@@ -1,0 +1,125 @@
+"""What gates measure, the bar they are held to, and the verdict: values, never tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """A verdict is one of these; an error never counts as a look and never as a pass."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    ERROR = "error"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSpec:
+    """The bar, declared and signed before anything is measured.
+
+    A look passes when the lower confidence bound of the effect (candidate against parent,
+    larger is better) exceeds `threshold`: 0 asks for a gain, a negative number is a
+    non-inferiority margin.
+
+    Args:
+        name: a key of `cambium.evals.gates.GATES`.
+        metric: the name of what is measured, with its unit.
+        passes_required: looks in a row, each on fresh items, that must pass.
+        max_looks: looks a proposal may take at all, at most 5.
+        min_items, max_items: how many fresh items one look must and may use.
+        confidence: one-sided, in (0.5, 1).
+    """
+
+    name: str
+    metric: str
+    threshold: float
+    passes_required: int = 2
+    max_looks: int = 5
+    min_items: int = 3
+    max_items: int = 64
+    confidence: float = 0.95
+    required: bool = True
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the spec as it stands in policy and evidence."""
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One look's result for one gate.
+
+    Args:
+        baseline, candidate: mean of the metric for parent and candidate.
+        effect: mean paired difference, signed so that larger is better for the candidate.
+        ci: two-sided interval of the effect; its lower end is the one-sided bound.
+        mde: the smallest true effect this look would have seen with 80 % power.
+        num_items: fresh items measured.
+        items_digest: digest of the sorted item ids, so that a reused item shows.
+        subject: digests of candidate and parent, evaluator and data set, and the seed.
+        notes: what a reader should know (largest movements, violations found).
+    """
+
+    gate: str
+    metric: str
+    baseline: float
+    candidate: float
+    effect: float
+    ci: tuple[float, float]
+    mde: float
+    num_items: int
+    items_digest: str
+    subject: dict[str, str | int] = field(default_factory=dict[str, str | int])
+    notes: tuple[str, ...] = ()
+
+    def is_finite(self) -> bool:
+        """Returns whether every number can be judged."""
+        numbers = (self.baseline, self.candidate, self.effect, *self.ci)
+        return all(math.isfinite(n) for n in numbers)
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the measurement as it stands in evidence."""
+        record: dict[str, object] = dict(self.__dict__)
+        record["ci"] = list(self.ci)
+        record["notes"] = list(self.notes)
+        record["mde"] = self.mde if math.isfinite(self.mde) else None
+        return record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a gate says of one look; `decisive` when harm itself was shown, not only doubt."""
+
+    gate: str
+    outcome: Outcome
+    why: str
+    decisive: bool = False
+    measurement: Measurement | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the verdict as it stands in evidence."""
+        return {
+            "gate": self.gate,
+            "outcome": str(self.outcome),
+            "why": self.why,
+            "decisive": self.decisive,
+            "measurement": self.measurement.to_json() if self.measurement else None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCheck:
+    """What the alignment monitor says of one learning step.
+
+    Args:
+        shift: mean movement toward the harmless continuations, nats per token; below zero is
+            movement toward the harmful ones.
+        margin: how far below zero `shift` may go.
+    """
+
+    ok: bool
+    shift: float
+    margin: float

@@ -1,0 +1,1 @@
+"""Learning: online steps on ephemeral adapters, and consolidation into candidates."""

@@ -1,0 +1,140 @@
+"""What a user feeds, as windows of tokens with the positions that are to be learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cambium.core.canonical import digest_json
+from cambium.core.errors import DataError
+from cambium.models.chat import Message, encode_chat, encode_document, encode_text
+
+_SHAPES = {
+    "text": frozenset({"text"}),
+    "completion": frozenset({"prompt", "completion"}),
+    "messages": frozenset({"messages"}),
+    "preference": frozenset({"prompt", "chosen", "rejected"}),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One document or correction as it was sent; `kind` is a key of the contract's shapes."""
+
+    kind: str
+    content: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Returns the digest of the content; it decides whether the gates keep this document."""
+        return digest_json(dict(self.content))
+
+    @property
+    def held_for_gates(self) -> bool:
+        """Returns whether this document belongs to the fifth that consolidation never sees."""
+        return is_held_for_gates(self.digest)
+
+    @property
+    def text(self) -> str:
+        """Returns all of its text, for the router's embedding."""
+        if self.kind == "messages":
+            return "\n".join(m["content"] for m in self.content["messages"])
+        return "\n".join(str(v) for v in self.content.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Token ids of at most context + 1; the loss is taken on tokens from `learn_from` on."""
+
+    tokens: tuple[int, ...]
+    learn_from: int = 1
+
+
+def is_held_for_gates(digest: str) -> bool:
+    """Returns whether the document of this digest is kept for the gates: one in five."""
+    return int(digest[7:15], 16) % 5 == 0
+
+
+def parse_example(raw: object) -> Example:
+    """Reads one example of the contract's shapes.
+
+    Raises:
+        DataError: another shape, a value that is not text, or nothing but white space.
+    """
+    fields: dict[Any, Any] = dict(raw) if isinstance(raw, dict) else {}
+    kind = next((k for k, shape in _SHAPES.items() if shape == fields.keys()), None)
+    if kind is None:
+        raise DataError(
+            f"an example with fields {sorted(map(str, fields))[:8]} has no known shape",
+            mend="send {text}, {prompt, completion}, {messages} or {prompt, chosen, rejected}",
+        )
+    if kind == "messages":
+        messages = fields["messages"]
+        fine = isinstance(messages, list) and messages and all(_is_turn(m) for m in messages)
+        if not fine or messages[-1]["role"] != "assistant":
+            raise DataError("messages must be turns of role and content, the last by the assistant",
+                            mend="end with the assistant's answer")  # fmt: skip
+    elif not all(isinstance(v, str) for v in fields.values()):
+        raise DataError("an example's values must be text", mend="send strings")
+    example = Example(kind=kind, content=fields)
+    if not example.text.strip():
+        raise DataError("an example is empty", mend="send some text")
+    return example
+
+
+def encode_example(tokenizer: Any, example: Example, context: int) -> list[Window]:
+    """Returns the example's windows; long ones are cut so that each token is learned once.
+
+    Raises:
+        DataError: a preference pair (the task loss has no use for one), or too short to learn.
+    """
+    content = example.content
+    if example.kind == "text":
+        tokens, start = encode_document(tokenizer, content["text"]), 1
+    elif example.kind == "completion":
+        prompt = encode_document(tokenizer, content["prompt"])
+        tokens = prompt + encode_text(tokenizer, content["completion"])
+        start = max(1, len(prompt))
+    elif example.kind == "messages":
+        tokens, start = _encode_messages(tokenizer, content["messages"])
+    else:
+        raise DataError("preference pairs need the preference loss", mend="send a completion")
+    windows = cut_windows(tokens, start, context)
+    if not windows:
+        raise DataError("an example has fewer than two tokens", mend="send more text")
+    return windows
+
+
+def cut_windows(tokens: Sequence[int], learn_from: int, context: int) -> list[Window]:
+    """Cuts `tokens` so that every token from `learn_from` on is a target exactly once."""
+    windows = []
+    at = 0
+    while at + 1 < len(tokens):
+        piece = tuple(tokens[at : at + context + 1])
+        first = max(1, learn_from - at)
+        if first < len(piece):
+            windows.append(Window(tokens=piece, learn_from=first))
+        at += context
+    return windows
+
+
+def _encode_messages(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], int]:
+    """Returns the conversation and where its last answer begins."""
+    tokens = encode_chat(tokenizer, messages, add_generation_prompt=False)
+    if len(messages) == 1:
+        return tokens, 1
+    prompt = encode_chat(tokenizer, messages[:-1], add_generation_prompt=True)
+    # A template may write the answer's turn otherwise than the prompt for it: what both share is
+    # the prompt, and learning starts where they part.
+    pairs = zip(prompt, tokens, strict=False)
+    shared = next((i for i, (p, t) in enumerate(pairs) if p != t), min(len(prompt), len(tokens)))
+    return tokens, max(1, min(shared, len(tokens) - 1))
+
+
+def _is_turn(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {"role", "content"}
+        and all(isinstance(v, str) for v in value.values())
+    )

@@ -1,0 +1,1 @@
+"""The tensor base: loading, tokenising, batched LoRA and the generation engine."""

@@ -1,0 +1,201 @@
+"""A frozen base with batched adapters: each row of a batch may have its own.
+
+The base's weights are never written: adapters act through forward hooks on its linear
+modules, which add `x A^T B^T * scale` to the output of the rows that have one. Shape letters:
+B rows, T positions, V vocabulary, R rank of a slice, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from cambium.core.errors import ModelError
+from cambium.models.fair_lock import FairLock
+from cambium.models.lora import ALL_LINEAR, LinearSite, Lora, LoraConfig
+
+# Adapters are applied in slices of this rank, each a product of one shape: a row's own slices
+# are the same whatever ranks its neighbours have, and the others add exact zeros to it.
+RANK_SLICE = 8
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowWeights:
+    """Adapter weights for a batch: per module slices of A^T [B I R] and scaled B^T [B R O].
+
+    Without the first dimension they act on every row alike.
+    """
+
+    sites: Mapping[str, tuple[tuple[Tensor, Tensor], ...]]
+
+
+class BaseModel:
+    """A causal language model whose weights stay as loaded.
+
+    Every forward pass goes through `rows`, which holds the one lock of the processor: passes
+    of the engine, the learner and the gates take turns.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, *, digest: str, name: str) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.digest = digest
+        self.name = name
+        self.sites = _linear_sites(model)
+        self.context = _context_length(model)
+        self._lock = FairLock()
+        self._active: RowWeights | None = None
+        for path in self.sites:
+            module = model.get_submodule(path)
+            module.register_forward_hook(self._hook(path))
+
+    @property
+    def transposed(self) -> bool:
+        """Returns whether the base keeps linear weights as [I O] (PEFT's `fan_in_fan_out`)."""
+        return any(site.transposed for site in self.sites.values())
+
+    @contextmanager
+    def rows(self, weights: RowWeights | None) -> Iterator[PreTrainedModel]:
+        """Gives the model with these adapters on, and nobody else's pass in between."""
+        with self._lock:
+            self._active = weights
+            try:
+                yield self.model
+            finally:
+                self._active = None
+
+    def targets(self, config: LoraConfig) -> dict[str, LinearSite]:
+        """Returns the modules that `config` names.
+
+        Raises:
+            ModelError: a target names no linear module of this base.
+        """
+        if config.target_modules == (ALL_LINEAR,):
+            return dict(self.sites)
+        chosen = {}
+        for name in config.target_modules:
+            found = {p: s for p, s in self.sites.items() if p == name or p.endswith("." + name)}
+            if not found:
+                names = sorted({p.rsplit(".", 1)[-1] for p in self.sites})
+                raise ModelError(
+                    f"target module {name[:80]!r} is not in the base", mend=f"use {names}"
+                )
+            chosen |= found
+        return chosen
+
+    def _hook(self, path: str) -> Any:
+        def add_update(
+            module: nn.Module, args: tuple[Tensor, ...], output: Tensor
+        ) -> Tensor | None:
+            if self._active is None or path not in self._active.sites:
+                return None
+            for a, b in self._active.sites[path]:
+                output = output + (args[0] @ a) @ b
+            return output
+
+        return add_update
+
+
+def stack_rows(adapters: Sequence[Sequence[Lora]]) -> RowWeights | None:
+    """Returns weights for a batch in which row i has the adapters `adapters[i]`, summed.
+
+    Adapters of one row are concatenated along the rank, which is exact, and padded with zeros
+    to whole slices. Rows without adapters get zeros, which leave their output bit-equal.
+    Returns None when no row has one.
+    """
+    needed = max((sum(lora.config.r for lora in row) for row in adapters), default=0)
+    if needed == 0:
+        return None
+    num_slices = -(-needed // RANK_SLICE)
+    paths = sorted({p for row in adapters for lora in row for p in lora.a})
+    return RowWeights(sites={path: _stack_site(adapters, path, num_slices) for path in paths})
+
+
+def _stack_site(
+    adapters: Sequence[Sequence[Lora]], path: str, num_slices: int
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    some = next(lora for row in adapters for lora in row if path in lora.a)
+    a = torch.zeros(len(adapters), some.a[path].shape[1], num_slices * RANK_SLICE)
+    b = torch.zeros(len(adapters), num_slices * RANK_SLICE, some.b[path].shape[0])
+    for i, row in enumerate(adapters):
+        at = 0
+        for lora in row:
+            r = lora.config.r
+            if path in lora.a:
+                a[i, :, at : at + r] = lora.a[path].T
+                b[i, at : at + r] = lora.b[path].T * lora.config.scaling
+            at += r
+    slices = zip(a.split(RANK_SLICE, dim=2), b.split(RANK_SLICE, dim=1), strict=True)
+    return tuple((one.contiguous(), two.contiguous()) for one, two in slices)
+
+
+def load_base(path: str | Path | None = None) -> BaseModel:
+    """Loads a Hugging Face causal LM in fp32 from a folder or, where reachable, a hub id.
+
+    Without a path, the bundled base. Only safetensors are read and no remote code is run.
+
+    Raises:
+        ModelError: nothing there, not a causal LM, or weights in another format.
+    """
+    source = str(path or BUNDLED)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"{source} cannot be loaded as a causal language model: {error}",
+            mend="give a folder with config.json, tokenizer and safetensors weights",
+        ) from error
+    name = "cambium-base" if path is None else Path(source).name or "model"
+    return BaseModel(model, tokenizer, digest=_digest(model), name=name)
+
+
+def _digest(model: nn.Module) -> str:
+    """Returns a digest of all weights by name, shape and bytes, as they are in memory."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
+        total.update(tensor.contiguous().numpy().data)
+    return "sha256:" + total.hexdigest()
+
+
+def _linear_sites(model: PreTrainedModel) -> dict[str, LinearSite]:
+    head = model.get_output_embeddings()
+    sites = {}
+    for path, module in model.named_modules():
+        if module is head:
+            continue
+        if isinstance(module, nn.Linear):
+            sites[path] = LinearSite(path=path, d_in=module.in_features, d_out=module.out_features)
+        elif isinstance(module, Conv1D):
+            d_in, d_out = module.weight.shape
+            sites[path] = LinearSite(path=path, d_in=d_in, d_out=d_out, transposed=True)
+    if not sites:
+        raise ModelError("the base has no linear modules to adapt", mend="use a transformer")
+    return sites
+
+
+def _context_length(model: PreTrainedModel) -> int:
+    config = model.config.get_text_config()
+    length = getattr(config, "max_position_embeddings", None) or 1024
+    window = getattr(config, "sliding_window", None)
+    # The engine prepares full causal masks, so a sliding window bounds what is served.
+    return int(min(length, window) if window else length)

@@ -1,0 +1,1 @@
+"""The shell: where the tensor column and the trust column meet, behind HTTP."""

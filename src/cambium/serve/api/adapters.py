@@ -1,0 +1,175 @@
+"""Routes of ephemeral adapters and learning."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from cambium.core.errors import AdapterNotFound, DataError
+from cambium.core.nouns import AdapterState
+from cambium.learn.examples import parse_example
+from cambium.models.lora import ALL_LINEAR, LoraConfig
+from cambium.serve.api.bodies import Body
+from cambium.serve.bounds import LearnCall, check_domain
+from cambium.serve.ephemeral import EphemeralAdapters
+from cambium.serve.runtime import Runtime
+from cambium.serve.store.records import AdapterRecord
+
+DEFAULT_TTL_S = 24 * 3600
+
+
+class LoraBody(Body):
+    """Rank, scale and targets, named as in PEFT."""
+
+    r: int = 8
+    lora_alpha: int | None = None
+    target_modules: list[str] | str = ALL_LINEAR
+
+
+class CreateBody(Body):
+    """What an ephemeral adapter is for and how long it lives."""
+
+    task_id: str
+    lora_cfg: LoraBody = LoraBody()
+    safety_scope: str = "text"
+    ttl_s: int = DEFAULT_TTL_S
+    domain: str | None = None
+
+
+class LearnBody(Body):
+    """Examples and how to learn from them."""
+
+    adapter_id: str
+    examples: list[dict[str, Any]]
+    loss: str = "task"
+    steps: int = 8
+    lr: float | None = None
+    replay_keys: list[str] | None = None
+    consent: str | bool | None = None
+    source: str | None = Field(default=None, max_length=400)
+
+
+def router(runtime: Runtime) -> APIRouter:
+    """Returns the routes; learning runs in a thread, so answers go on."""
+    routes = APIRouter(tags=["adapters"])
+    adapters = runtime.adapters
+
+    @routes.post("/adapters/ephemeral", status_code=201)
+    async def create(body: CreateBody) -> dict[str, Any]:
+        record = await asyncio.to_thread(_create, runtime, body)
+        return {
+            "adapter_id": record.name,
+            "digest": record.digest,
+            "state": record.state,
+            "expires_at": (record.expires_at or 0) // 1000,
+        }
+
+    @routes.post("/learn/step")
+    async def learn_step(body: LearnBody) -> dict[str, Any]:
+        return await asyncio.to_thread(_learn, adapters, body)
+
+    @routes.get("/adapters")
+    async def list_adapters() -> dict[str, Any]:
+        return {"adapters": [adapter_view(a) for a in await asyncio.to_thread(adapters.list)]}
+
+    @routes.get("/adapters/{name}")
+    async def get_adapter(name: str) -> dict[str, Any]:
+        return await asyncio.to_thread(_get, runtime, name)
+
+    @routes.delete("/adapters/{name}")
+    async def delete_adapter(name: str) -> dict[str, Any]:
+        return adapter_view(await asyncio.to_thread(adapters.delete, name))
+
+    return routes
+
+
+def adapter_view(record: AdapterRecord) -> dict[str, Any]:
+    """Returns an adapter as the API shows it."""
+    return {
+        "adapter_id": record.name,
+        "digest": record.digest,
+        "state": record.state,
+        "domain": record.domain,
+        "safety_scope": record.scope,
+        "parent_revision": record.parent_revision,
+        "steps": record.steps,
+        "created_at": record.created_at // 1000,
+        "expires_at": record.expires_at // 1000 if record.expires_at else None,
+        "monitors": record.detail.get("monitors", {}),
+    }
+
+
+def _get(runtime: Runtime, model: str) -> dict[str, Any]:
+    """Returns an adapter as it now stands, or as its frozen version `name@digest`."""
+    name, _, digest = model.partition("@")
+    record = runtime.adapters.get(name)
+    with runtime.state.read() as tx:
+        versions = tx.list_versions(name)
+    served = {str(entry.adapter) for entry in runtime.bank.revision.bank}
+    listed = [
+        {
+            "digest": version.digest,
+            "state": AdapterState.STABLE
+            if f"{name}@{version.digest}" in served
+            else AdapterState.FROZEN,
+            "created_at": version.created_at // 1000,
+        }
+        for version in versions
+    ]
+    view = {**adapter_view(record), "versions": listed}
+    if not digest or digest == record.digest:
+        return view
+    found = next((version for version in listed if version["digest"] == digest), None)
+    if found is None:
+        raise AdapterNotFound(f"no kept version is {model[:160]!r}", mend="see GET /adapters/NAME")
+    return {**view, **found, "expires_at": None}
+
+
+def _create(runtime: Runtime, body: CreateBody) -> AdapterRecord:
+    runtime.check_scope(body.safety_scope)
+    if body.task_id == runtime.encoder.name:
+        raise DataError(f"{body.task_id!r} names the encoder", mend="choose another name")
+    if body.domain is not None:
+        check_domain(body.domain, runtime.allowed_domains())
+    targets = body.lora_cfg.target_modules
+    config = LoraConfig(
+        r=body.lora_cfg.r,
+        lora_alpha=body.lora_cfg.lora_alpha
+        if body.lora_cfg.lora_alpha is not None
+        else 2 * body.lora_cfg.r,
+        target_modules=(targets,) if isinstance(targets, str) else tuple(sorted(set(targets))),
+    )
+    return runtime.adapters.create(
+        body.task_id, config, scope=body.safety_scope, ttl_s=body.ttl_s, domain=body.domain
+    )
+
+
+def _learn(adapters: EphemeralAdapters, body: LearnBody) -> dict[str, Any]:
+    if body.replay_keys:
+        raise DataError("online steps do not replay: replay_keys cannot be honoured",
+                        mend="leave replay_keys out")  # fmt: skip
+    consent = "given" if body.consent is True else (body.consent or None)
+    call = LearnCall(
+        examples=[parse_example(e) for e in body.examples],
+        loss=body.loss,
+        steps=body.steps,
+        lr=body.lr,
+        consent=consent,
+        source=body.source,
+    )
+    before, after, result = adapters.learn(body.adapter_id, call)
+    return {
+        "adapter_id": after.name,
+        "digest_before": before.digest,
+        "digest_after": after.digest,
+        "loss_before": result.loss_before,
+        "loss_after": result.loss_after,
+        "losses": list(result.losses),
+        "steps": len(result.losses),
+        "state": after.state,
+        "monitors": after.detail["monitors"],
+        "seconds": round(result.seconds, 4),
+    }

@@ -1,0 +1,97 @@
+"""Routes of keys, policy, audit log, traces, liveness and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import PlainTextResponse
+
+from cambium.serve.runtime import Runtime
+
+MAX_ENTRIES = 1000
+_MAX_SEQ = 2**63 - 1  # what the database's integers hold
+
+
+def router(runtime: Runtime) -> APIRouter:
+    """Returns the routes."""
+    routes = APIRouter(tags=["governance"])
+    _add_trust(routes, runtime)
+    _add_watching(routes, runtime)
+    return routes
+
+
+def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
+    @routes.get("/keys")
+    async def keys() -> dict[str, Any]:
+        return {"keys": await asyncio.to_thread(_keys, runtime)}
+
+    @routes.get("/policy")
+    async def policy() -> dict[str, Any]:
+        return await asyncio.to_thread(_policy, runtime)
+
+    @routes.get("/audit")
+    async def audit(
+        since: Annotated[int, Query(ge=0, le=_MAX_SEQ)] = 0,
+        limit: Annotated[int, Query(ge=1, le=MAX_ENTRIES)] = MAX_ENTRIES,
+    ) -> dict[str, Any]:
+        return {"entries": await asyncio.to_thread(_entries, runtime, since, limit)}
+
+    @routes.get("/audit/checkpoint")
+    async def checkpoint() -> dict[str, Any]:
+        return await asyncio.to_thread(runtime.checkpoint)
+
+
+def _add_watching(routes: APIRouter, runtime: Runtime) -> None:
+    @routes.get("/traces/{request_id}")
+    async def trace(request_id: str) -> dict[str, Any]:
+        row = await asyncio.to_thread(runtime.traces.get, request_id)
+        return {"at": row.at, **row.record}
+
+    @routes.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @routes.get("/readyz")
+    async def readyz() -> dict[str, Any]:
+        return {
+            "status": "ready",
+            "revision": runtime.revision,
+            "base": runtime.base.digest,
+            "policy": runtime.policy.digest if runtime.policy else None,
+            "jobs": list(runtime.jobs.pending),
+        }
+
+    @routes.get("/metrics")
+    async def metrics() -> PlainTextResponse:
+        text = await asyncio.to_thread(runtime.metrics.exposition)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+def _keys(runtime: Runtime) -> list[dict[str, Any]]:
+    with runtime.state.read() as tx:
+        return [dict(row.__dict__) for row in tx.list_keys()]
+
+
+def _policy(runtime: Runtime) -> dict[str, Any]:
+    version = runtime.state_version()
+    if runtime.policy is None:
+        return {
+            "signed": False,
+            "why": "this state has no signed policy; run `cambium init`",
+            "state_version": version,
+            "learning": dict(runtime.adapters.bounds.__dict__),
+        }
+    return {
+        "signed": True,
+        "digest": runtime.policy.digest,
+        "attestation": runtime.identity.attestation_label,
+        "state_version": version,
+        **runtime.policy.to_json(),
+    }
+
+
+def _entries(runtime: Runtime, since: int, limit: int) -> list[dict[str, Any]]:
+    with runtime.state.read() as tx:
+        return [dict(entry.__dict__) for entry in tx.audit_entries(since=since, limit=limit)]

@@ -1,0 +1,142 @@
+"""Routes of proposals, merging, revisions and rollback."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from cambium.core.errors import DataError
+from cambium.serve.api.bodies import Body
+from cambium.serve.diff import diff_of
+from cambium.serve.runtime import Runtime
+from cambium.trust.acts import signature_from_json
+
+
+class SignatureBody(Body):
+    """A signature in the contract's shape."""
+
+    key_id: str
+    signature: str
+    payload: dict[str, Any]
+
+
+class ProposeBody(Body):
+    """Which adapter is to be consolidated into which domain."""
+
+    adapter_id: str
+    domain: str
+    eval_snapshot_ids: list[str] | None = None
+
+
+class ProposalBody(Body):
+    """A proposal by id."""
+
+    proposal_id: str
+
+
+class LookBody(ProposalBody):
+    """One more look; what is not measured by the server cannot be sent in."""
+
+    evals: list[str] | None = None
+    interp_report: dict[str, Any] | None = None
+
+
+class RejectBody(Body):
+    """Why a proposal is rejected."""
+
+    reason: str = Field(min_length=1, max_length=4000)
+
+
+class RollbackBody(Body):
+    """Which revision's bank is to be served again, and who says so."""
+
+    to: int
+    signatures: list[SignatureBody] = Field(max_length=64)
+
+
+def router(runtime: Runtime) -> APIRouter:
+    """Returns the routes."""
+    routes = APIRouter(tags=["review"])
+    _add_proposing(routes, runtime)
+    _add_judging(routes, runtime)
+    _add_releasing(routes, runtime)
+    return routes
+
+
+def _add_proposing(routes: APIRouter, runtime: Runtime) -> None:
+    review, proposals = runtime.review, runtime.proposals
+
+    @routes.post("/adapters/propose_consolidation", status_code=202)
+    async def propose(body: ProposeBody) -> dict[str, Any]:
+        if body.eval_snapshot_ids:
+            raise DataError("eval_snapshot_ids are not offered: gates draw their own fresh items",
+                            mend="leave eval_snapshot_ids out")  # fmt: skip
+        filed = await asyncio.to_thread(review.propose, body.adapter_id, body.domain)
+        return {"proposal_id": filed.proposal.id, "state": filed.proposal.state}
+
+    @routes.get("/proposals")
+    async def list_proposals() -> dict[str, Any]:
+        def views() -> list[dict[str, Any]]:
+            return [review.view(filed) for filed in proposals.all()]
+
+        return {"proposals": await asyncio.to_thread(views)}
+
+    @routes.get("/proposals/{proposal_id}")
+    async def get_proposal(proposal_id: str) -> dict[str, Any]:
+        return await asyncio.to_thread(lambda: review.view(proposals.get(proposal_id)))
+
+    @routes.get("/proposals/{proposal_id}/diff")
+    async def get_diff(proposal_id: str) -> dict[str, Any]:
+        return await asyncio.to_thread(lambda: diff_of(proposals.get(proposal_id), runtime))
+
+
+def _add_judging(routes: APIRouter, runtime: Runtime) -> None:
+    review = runtime.review
+
+    @routes.post("/gates/align_review")
+    async def look_again(body: LookBody) -> dict[str, Any]:
+        if body.evals or body.interp_report:
+            raise DataError(
+                "a look measures the policy's gates; evals and reports cannot be sent in",
+                mend="send proposal_id alone",
+            )
+        filed = await asyncio.to_thread(review.look_again, body.proposal_id)
+        view = await asyncio.to_thread(review.view, filed)
+        verdicts = {gate["verdict"] for gate in view["gates"]}
+        overall = next((v for v in ("error", "fail", "missing") if v in verdicts), "pass")
+        return {"proposal_id": body.proposal_id, "verdict": overall, "evidence": view["gates"]}
+
+    @routes.post("/proposals/{proposal_id}/approvals")
+    async def approve(proposal_id: str, body: SignatureBody) -> dict[str, Any]:
+        signature = signature_from_json(body.model_dump())
+        filed = await asyncio.to_thread(review.approve, proposal_id, signature)
+        return await asyncio.to_thread(review.view, filed)
+
+    @routes.post("/proposals/{proposal_id}/reject")
+    async def reject(proposal_id: str, body: RejectBody) -> dict[str, Any]:
+        filed = await asyncio.to_thread(review.reject, proposal_id, body.reason)
+        return await asyncio.to_thread(review.view, filed)
+
+
+def _add_releasing(routes: APIRouter, runtime: Runtime) -> None:
+    releases = runtime.releases
+
+    @routes.post("/adapters/merge")
+    async def merge(body: ProposalBody) -> dict[str, Any]:
+        return await asyncio.to_thread(releases.merge, body.proposal_id)
+
+    @routes.get("/revisions")
+    async def revisions() -> dict[str, Any]:
+        return {
+            "revisions": await asyncio.to_thread(releases.list),
+            "state_version": await asyncio.to_thread(runtime.state_version),
+            "policy_digest": runtime.policy.digest if runtime.policy else None,
+        }
+
+    @routes.post("/revisions/rollback")
+    async def rollback(body: RollbackBody) -> dict[str, Any]:
+        signatures = [signature_from_json(s.model_dump()) for s in body.signatures]
+        return await asyncio.to_thread(releases.rollback, body.to, signatures)

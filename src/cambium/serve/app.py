@@ -1,0 +1,171 @@
+"""The application: runtime, routes, and errors as answers."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cambium import __version__
+from cambium.core.errors import CambiumError, DataError, NotFound, NotUtf8, TooLarge
+from cambium.serve.api import adapters, governance, review
+from cambium.serve.api.openai import openai_error_response
+from cambium.serve.api.openai import router as openai_router
+from cambium.serve.api.problems import problem
+from cambium.serve.config import ServerConfig
+from cambium.serve.runtime import Runtime
+
+# A body over the bound is read on, unkept, up to this many times the bound.
+DRAINED_BODIES = 4
+
+
+def create_app(config: ServerConfig, *, opened: Runtime | None = None) -> FastAPI:
+    """Returns the server's application; its runtime closes with the lifespan.
+
+    Args:
+        opened: a runtime that is open already; None opens one when the lifespan begins.
+
+    Raises:
+        ConfigError: it would listen beyond this machine.
+    """
+    config.check()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with opened or Runtime(config) as runtime:
+            app.state.runtime = runtime
+            app.include_router(openai_router(runtime))
+            for part in (adapters, review, governance):
+                app.include_router(part.router(runtime))
+            yield
+
+    app = FastAPI(
+        title="Cambium", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.add_exception_handler(CambiumError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_bug)
+    app.add_middleware(RequestGuard, max_body_bytes=config.max_body_bytes)
+    return app
+
+
+class RequestGuard:
+    """Gives each request an id and refuses bodies that are too large or not UTF-8.
+
+    Every response says which revision was served and, unless a route says more, no adapter. Pure
+    ASGI: the body is read once, here, because a bound that is checked after parsing is no bound.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+        self._app = app
+        self._max = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = f"req-{secrets.token_hex(12)}"
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("x-cambium-request-id", request_id)
+                headers.setdefault("x-cambium-revision", str(_revision(scope)))
+                headers.setdefault("x-cambium-adapter", "none")
+            await send(message)
+
+        body = await self._read(receive)
+        if body is None:
+            return  # the caller went away before it had said everything
+        refusal = self._refusal(body)
+        if refusal is not None:
+            await _answer_error(Request(scope), refusal)(scope, receive, send_with_id)
+            return
+        messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def replay() -> Message:
+            return next(messages, None) or await receive()
+
+        await self._app(scope, replay, send_with_id)
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        """Returns the body, or as much as shows that it is too large; None if it broke off.
+
+        What is too large is read to its end but not kept, so that the caller, who is still
+        sending, can read the refusal; up to a point.
+        """
+        parts: list[bytes] = []
+        size = 0
+        while size <= DRAINED_BODIES * self._max:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            part = message.get("body", b"")
+            if size <= self._max:
+                parts.append(part)
+            size += len(part)
+            if not message.get("more_body", False):
+                break
+        return b"".join(parts)
+
+    def _refusal(self, body: bytes) -> CambiumError | None:
+        if len(body) > self._max:
+            return TooLarge(f"the body is over {self._max} bytes", mend="send less at a time")
+        try:
+            body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return NotUtf8(f"the body is not UTF-8 at byte {error.start}", mend="send UTF-8 JSON")
+        return None
+
+
+def _revision(scope: Scope) -> int:
+    runtime: Runtime = scope["app"].state.runtime
+    return runtime.revision
+
+
+def _answer_error(
+    request: Request, error: CambiumError, *, status: int | None = None
+) -> JSONResponse:
+    if not request.url.path.startswith("/v1/"):
+        return problem(error, request, status=status)
+    response = openai_error_response(error)
+    response.status_code = status or response.status_code
+    return response
+
+
+async def _on_error(request: Request, error: Exception) -> JSONResponse:
+    known = error if isinstance(error, CambiumError) else CambiumError("something broke")
+    return _answer_error(request, known)
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    found = error.errors() if isinstance(error, RequestValidationError) else []
+    if any(e.get("type") == "json_invalid" for e in found):
+        return _answer_error(request, DataError("the body is not JSON", mend="send a JSON object"))
+    first = found[0] if found else {}
+    where = ".".join(str(p)[:80] for p in first.get("loc", ()) if p != "body")
+    message = f"{where or 'body'}: {first.get('msg', 'invalid')}"
+    return _answer_error(request, DataError(message, mend="see the API reference"))
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 404:
+        missing = NotFound(f"nothing at {request.url.path[:100]}", mend="see the API reference")
+        return _answer_error(request, missing)
+    refused = DataError(str(getattr(error, "detail", error)), mend="see the API reference")
+    return _answer_error(request, refused, status=status)
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    broken = CambiumError("something broke on the server", mend="see the server's log")
+    return _answer_error(request, broken)

@@ -1,0 +1,92 @@
+"""The stable bank as it is in memory: the adapters of one revision and their routers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cambium.core.adapter_bytes import AdapterBytes
+from cambium.core.errors import DigestMismatch, DomainNotFound, StateCorrupt
+from cambium.core.nouns import AdapterRef, Revision
+from cambium.models.base import BaseModel
+from cambium.models.lora import Lora, from_bytes
+from cambium.models.router import Route, RouterConfig, RouterIndex, route
+from cambium.serve.store.records import AdapterRecord, VersionRecord
+from cambium.serve.store.state import State
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedAdapter:
+    """An adapter in memory under the name and digest that were signed."""
+
+    ref: AdapterRef
+    lora: Lora
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bank:
+    """One revision, loaded. Replaced as a whole, never changed."""
+
+    revision: Revision
+    adapters: Mapping[str, ServedAdapter] = field(default_factory=dict)
+    routers: Mapping[str, RouterIndex] = field(default_factory=dict)
+
+    def stack(self, domain: str | None) -> tuple[Lora, ...]:
+        """Returns the adapters that answer for `domain`: one, or none for the base."""
+        served = self.adapters.get(domain) if domain else None
+        return (served.lora,) if served else ()
+
+    def pick(self, text: str, embed: Callable[[list[str]], np.ndarray]) -> Route:
+        """Returns the domain that the router gives `text` to."""
+        if not self.routers or not text.strip():
+            return Route(domain=None, leads={})
+        return route(embed([text])[0], self.routers, RouterConfig())
+
+    def serving(self, domain: str) -> ServedAdapter:
+        """Returns the adapter of `domain`.
+
+        Raises:
+            DomainNotFound: the revision's bank has no such domain.
+        """
+        if domain not in self.adapters:
+            raise DomainNotFound(
+                f"no stable adapter serves domain {domain[:80]!r}",
+                mend=f"use one of {sorted(self.adapters)} or leave the domain out",
+            )
+        return self.adapters[domain]
+
+
+def load_bank(revision: Revision, state: State, base: BaseModel) -> Bank:
+    """Loads the very bytes that the revision names, hashing what is loaded.
+
+    Raises:
+        DigestMismatch: stored bytes differ from the signed digest.
+    """
+    adapters, routers = {}, {}
+    for entry in revision.bank:
+        with state.read() as tx:
+            version = tx.get_version(entry.adapter.name, entry.adapter.digest)
+        data = stored_bytes(state, version)
+        adapters[entry.domain] = ServedAdapter(ref=entry.adapter, lora=from_bytes(data, base.sites))
+        routers[entry.domain] = RouterIndex.from_bytes(state.blobs.get(entry.router_digest))
+    return Bank(revision=revision, adapters=adapters, routers=routers)
+
+
+def stored_bytes(state: State, record: AdapterRecord | VersionRecord) -> AdapterBytes:
+    """Returns an adapter's two files as stored, verified against its digest.
+
+    Raises:
+        DigestMismatch: the bytes do not hash to the digest.
+        StateCorrupt: the weights are gone.
+    """
+    if record.weights_blob is None:
+        raise StateCorrupt(f"adapter {record.name!r} has no weights", mend="create it again")
+    data = AdapterBytes(
+        config=record.config_json.encode(), weights=state.blobs.get(record.weights_blob)
+    )
+    if data.digest != record.digest:
+        raise DigestMismatch(f"stored bytes hash to {data.digest}, not to {record.digest}",
+                             mend="restore the state from a backup")  # fmt: skip
+    return data

@@ -1,0 +1,148 @@
+"""The beginnings of a state: the server's own key, the first signed policy, the attester."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cambium.core.canonical import digest_bytes
+from cambium.core.errors import ConfigError, PolicyInvalid
+from cambium.core.nouns import Signature
+from cambium.serve.config import ServerConfig
+from cambium.serve.store.records import KeyRow, PolicyRow
+from cambium.serve.store.state import State
+from cambium.trust.acts import signature_from_json, signature_to_json
+from cambium.trust.attestation import AttestationResult, new_nonce, verify_evidence
+from cambium.trust.keys import PublicKey, SigningKey, generate_key, load_key, save_key
+from cambium.trust.policy import Policy, SignedPolicy, verify_policy
+from cambium.trust.providers.software_dev import SoftwareDevAttester
+
+SERVER_KEY = "server.key"
+ROOT_META = "root_public"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """The server's key and its attester; the key signs evidence, revisions and the log's head."""
+
+    key: SigningKey
+    attester: SoftwareDevAttester
+
+    @property
+    def attestation_label(self) -> str:
+        """Returns the label that everything relying on this attester carries."""
+        return self.attester.trusted_root.profile
+
+    def attest(self, policy: Policy, *, measurement: str, now: int) -> AttestationResult:
+        """Returns a fresh appraisal of this process, as far as the policy accepts its attester.
+
+        Raises:
+            AttestationRefused: the policy does not accept it.
+        """
+        nonce = new_nonce()
+        evidence = self.attester.attest(nonce, now=now, measurement=measurement)
+        return verify_evidence(
+            evidence,
+            nonce=nonce,
+            accept=policy.attestation,
+            trusted_roots=[self.attester.trusted_root],
+            now=now,
+        )
+
+
+def server_identity(folder: Path, state: State) -> Identity:
+    """Returns the server's identity, made on the first start and enrolled in the state.
+
+    Raises:
+        ConfigError: the state knows another key than the file, or the file is gone. A new key
+            would not vouch for the revisions and the log that the first one signed.
+    """
+    path = folder / SERVER_KEY
+    with state.read() as tx:
+        enrolled = {row.key_id for row in tx.list_keys(role="server")}
+    if not path.exists() and not enrolled:
+        save_key(generate_key(), path)
+    if not path.exists():
+        raise ConfigError(f"the server's key {path} is gone", mend="restore it from a backup")
+    key = load_key(path)
+    public = key.public_key
+    if enrolled and public.key_id not in enrolled:
+        raise ConfigError(f"{path} is not the key that this state was made with",
+                          mend="restore it from a backup")  # fmt: skip
+    if not enrolled:
+        with state.transaction() as tx:
+            now = _now_ms()
+            tx.put_key(KeyRow(key_id=public.key_id, name="server", role="server",
+                              public=public.raw, enrolled_at=now))  # fmt: skip
+            tx.audit("key.enrolled", at=now, body={"key_id": public.key_id, "role": "server"})
+    return Identity(key=key, attester=SoftwareDevAttester(generate_key()))
+
+
+def init_state(folder: Path, *, toml: bytes, signature: Signature, root_public: PublicKey) -> str:
+    """Puts the first signed policy into a state and returns its digest.
+
+    Raises:
+        ConfigError: the state has a policy already.
+        TrustError: the policy does not verify under `root_public`.
+    """
+    policy = verify_policy(SignedPolicy(toml=toml, signature=signature), root_public)
+    with State.open(folder) as state, state.transaction() as tx:
+        if tx.active_policy() is not None:
+            raise ConfigError(
+                f"{folder} has a signed policy already", mend="choose another --state"
+            )
+        now = _now_ms()
+        tx.set_policy(
+            PolicyRow(
+                digest=policy.digest,
+                toml=toml.decode(),
+                signature=signature_to_json(signature),
+                created_at=now,
+            )
+        )
+        tx.set_meta(ROOT_META, value=root_public.raw)
+        tx.put_key(KeyRow(key_id=root_public.key_id, name="root", role="root",
+                          public=root_public.raw, enrolled_at=now))  # fmt: skip
+        for approver in policy.approvers:
+            tx.put_key(KeyRow(key_id=approver.key_id, name=approver.name, role="approver",
+                              public=approver.public.raw, enrolled_at=now))  # fmt: skip
+        tx.bump_state_version()
+        tx.audit("policy.signed", at=now, body={"policy": policy.digest, "profile": policy.profile,
+                                                "root": root_public.key_id})  # fmt: skip
+    return policy.digest
+
+
+def policy_in_force(config: ServerConfig, state: State) -> Policy | None:
+    """Returns the state's policy, its signature verified again; None on a bare state.
+
+    Raises:
+        ConfigError: `config.policy` names another text than the one in force.
+        TrustError: the stored policy does not verify.
+    """
+    with state.read() as tx:
+        row = tx.active_policy()
+        root = tx.get_meta(ROOT_META)
+    if row is None or root is None:
+        if config.policy is not None:
+            raise ConfigError(
+                "this state has no signed policy yet",
+                mend="run `cambium init --state DIR --policy FILE --key ROOT`",
+            )
+        return None
+    signed = SignedPolicy(toml=row.toml.encode(), signature=signature_from_json(row.signature))
+    policy = verify_policy(signed, PublicKey(raw=root))
+    if policy.digest != row.digest:
+        raise PolicyInvalid(
+            "the stored policy is not the one that was signed", mend="restore a backup"
+        )
+    if config.policy is not None:
+        wanted = digest_bytes(config.policy.read_bytes())
+        if wanted != digest_bytes(signed.toml):
+            raise ConfigError(f"{config.policy} is not the policy in force",
+                              mend="leave --policy out, or start on another state")  # fmt: skip
+    return policy
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,151 @@
+"""What may be learned: calls and adapters held to the policy's bounds before anything is done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cambium.core.canonical import canonical_json
+from cambium.core.errors import (
+    BudgetExceeded,
+    DataError,
+    DomainNotFound,
+    LossUnavailable,
+    TooLarge,
+)
+from cambium.core.nouns import ADAPTER_NAME, RESERVED_NAMES
+from cambium.learn.examples import Example
+from cambium.learn.online import LearnResult
+from cambium.models.lora import LoraConfig, delta_norms
+from cambium.trust.policy import LearningBudget
+
+MAX_LR = 0.05
+MAX_ALPHA = 256
+MAX_NOTE_CHARS = 400
+# What a state without a signed policy may learn: the development policy's numbers.
+BARE_BUDGET = LearningBudget(
+    max_steps_per_call=8,
+    max_examples_per_call=64,
+    max_example_bytes=200_000,
+    max_ttl_s=604_800,
+    max_rank=16,
+    max_live_adapters=64,
+    max_total_steps_per_adapter=512,
+    max_relative_change=0.5,
+    monitor_margin_nats=0.15,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnCall:
+    """One call to learn, already parsed; `consent` and `source` are the caller's words."""
+
+    examples: Sequence[Example]
+    loss: str = "task"
+    steps: int = 8
+    lr: float | None = None
+    consent: str | None = None
+    source: str | None = None
+
+
+def check_call(call: LearnCall, bounds: LearningBudget) -> None:
+    """Refuses a call outside the bounds.
+
+    Raises:
+        DataError, TooLarge, LossUnavailable: says which bound.
+    """
+    if call.loss != "task":
+        raise LossUnavailable(f"loss {call.loss[:40]!r} is not offered", mend="use loss 'task'")
+    if not 1 <= call.steps <= bounds.max_steps_per_call:
+        raise DataError(f"steps {_short(call.steps)} is outside 1..{bounds.max_steps_per_call}",
+                        mend="send 1 to 8 steps")  # fmt: skip
+    if call.lr is not None and not 0 < call.lr <= MAX_LR:
+        raise DataError(f"lr {call.lr} is outside (0, {MAX_LR}]", mend="leave lr out")
+    for name, note in (("consent", call.consent), ("source", call.source)):
+        if note is not None and len(note) > MAX_NOTE_CHARS:
+            raise DataError(f"{name} is over {MAX_NOTE_CHARS} characters", mend="shorten it")
+    _check_examples(call.examples, bounds)
+
+
+def _check_examples(examples: Sequence[Example], bounds: LearningBudget) -> None:
+    if not examples:
+        raise DataError("examples is empty", mend="send at least one")
+    if len(examples) > bounds.max_examples_per_call:
+        raise TooLarge(f"{len(examples)} examples in one call, the policy allows "
+                       f"{bounds.max_examples_per_call}", mend="send several calls")  # fmt: skip
+    for example in examples:
+        size = len(canonical_json(dict(example.content)))
+        if size > bounds.max_example_bytes:
+            raise TooLarge(f"an example has {size} bytes, the policy allows "
+                           f"{bounds.max_example_bytes}", mend="cut it into documents")  # fmt: skip
+
+
+def check_adapter(name: str, config: LoraConfig, *, ttl_s: int, bounds: LearningBudget) -> None:
+    """Refuses a name, a shape or a time to live that no ephemeral adapter may have.
+
+    Raises:
+        DataError: says which.
+    """
+    if not ADAPTER_NAME.fullmatch(name) or name in RESERVED_NAMES:
+        raise DataError(f"{name[:80]!r} cannot name an adapter",
+                        mend="use letters, digits, '.', '_', '-', at most 64")  # fmt: skip
+    numbers = (
+        ("rank", config.r, bounds.max_rank, "use r 4 to 16"),
+        ("lora_alpha", config.lora_alpha, MAX_ALPHA, "use twice the rank"),
+        ("ttl_s", ttl_s, bounds.max_ttl_s, "ask for less"),
+    )
+    for what, value, highest, mend in numbers:
+        if not 1 <= value <= highest:
+            raise DataError(f"{what} {_short(value)} is outside 1..{highest}", mend=mend)
+    if not config.target_modules:
+        raise DataError("target_modules is empty", mend="leave it out for all linear modules")
+
+
+def check_result(
+    name: str, result: LearnResult, *, weight_norms: Mapping[str, float], bounds: LearningBudget
+) -> None:
+    """Refuses an update that is not finite, or over the cap unless it is to be quarantined.
+
+    A failed alignment check counts even where the cap is passed: otherwise a large harmful
+    update would leave its adapter at work.
+
+    Raises:
+        BudgetExceeded: says where.
+    """
+    norms = delta_norms(result.lora)
+    shifts = [check.shift for check in result.checks]
+    numbers = [*norms.values(), *result.losses, *shifts, result.loss_before, result.loss_after]
+    if not all(math.isfinite(number) for number in numbers):
+        raise BudgetExceeded(f"the update of {name!r} left the finite numbers",
+                             mend="use a smaller lr or fewer steps")  # fmt: skip
+    for path, norm in norms.items():
+        limit = bounds.max_relative_change * weight_norms[path]
+        if norm > limit and not result.quarantined:
+            raise BudgetExceeded(
+                f"the update of {path} in {name!r} would reach {norm:.2f}, "
+                f"the policy's cap is {limit:.2f}",
+                mend="use a smaller lr or fewer steps",
+            )
+
+
+def check_domain(domain: str, allowed: Sequence[str]) -> None:
+    """Refuses a domain that the policy does not list.
+
+    Raises:
+        DomainNotFound: not listed, and the list has no `*`.
+        DataError: not a name.
+    """
+    if not ADAPTER_NAME.fullmatch(domain):
+        raise DataError(
+            f"{domain[:80]!r} cannot name a domain", mend="use letters, digits, '.', '_', '-'"
+        )
+    if "*" not in allowed and domain not in allowed:
+        raise DomainNotFound(
+            f"the policy does not list domain {domain!r}", mend=f"use one of {list(allowed)}"
+        )
+
+
+def _short(number: int) -> str:
+    # JSON's whole numbers can have thousands of digits; a message should not.
+    return str(number) if abs(number) < 10**12 else "far beyond"

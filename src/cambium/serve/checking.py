@@ -1,0 +1,295 @@
+"""The job of an open proposal: consolidate and freeze it, then look until the gates decide."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from cambium.core.adapter_bytes import AdapterBytes
+from cambium.core.canonical import digest_json
+from cambium.core.errors import (
+    CambiumError,
+    DigestMismatch,
+    IllegalTransition,
+    Stopped,
+    StorageFull,
+)
+from cambium.core.evidence import Measurement, Outcome, Verdict
+from cambium.core.nouns import ProposalState
+from cambium.evals.gates import GateContext
+from cambium.learn.examples import Example, parse_example
+from cambium.lifecycle.evidence import evidence_root, look_statements
+from cambium.lifecycle.gates import judge, used_items
+from cambium.lifecycle.proposal import FINAL, Broke, Frozen, LookTaken, Proposal
+from cambium.models.lora import LoraConfig
+from cambium.serve.bank import Bank
+from cambium.serve.consolidation import Consolidator, Inputs, take_look
+from cambium.serve.proposal_records import Filed, to_row
+from cambium.serve.proposals import Proposals
+from cambium.serve.publish import Published
+from cambium.serve.store.records import EvidenceRow, VersionRecord
+from cambium.serve.store.transaction import Transaction
+from cambium.trust.dsse import seal
+
+ANCHORS_META = "anchors:"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """What the job is doing: stage, share done, and the latest training loss."""
+
+    stage: str = "waiting"
+    share: float = 0.0
+    loss: float | None = None
+
+
+class Overtaken(Exception):
+    """While the work ran, somebody decided the proposal, or its parent moved."""
+
+
+class Checker:
+    """Carries one proposal at a time through consolidation and its looks.
+
+    The work takes minutes and holds no lock; its outcome is written under `lock`, and only if
+    the proposal still stands where it stood when the work began.
+    """
+
+    def __init__(
+        self,
+        proposals: Proposals,
+        *,
+        published: Published,
+        consolidator: Consolidator,
+        lock: threading.RLock,
+    ) -> None:
+        self._proposals = proposals
+        self._published = published
+        self._consolidator = consolidator
+        self._lock = lock
+        self._progress: dict[str, Progress] = {}
+
+    def progress(self, proposal_id: str) -> Progress:
+        """Returns how far the job of this proposal is."""
+        return self._progress.get(proposal_id, Progress())
+
+    def run(self, proposal_id: str, stop: threading.Event) -> None:
+        """Takes a proposal as far as it goes without people; failures end it as `failed`.
+
+        A full disk decides nothing: the proposal stays as it is until the next start.
+        """
+        try:
+            while self._carry_on(proposal_id, stop):
+                pass
+        except Stopped:
+            return
+        except StorageFull as error:
+            _log.warning("proposal %s waits for the next start: %s", proposal_id, error.one_line())
+        except CambiumError as error:
+            self._fail(proposal_id, error.one_line())
+        except Exception as error:
+            self._fail(proposal_id, f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self._progress.pop(proposal_id, None)
+
+    def one_look(self, proposal_id: str, stop: threading.Event) -> None:
+        """Takes one more look of a proposal whose gates have spoken before.
+
+        Raises:
+            IllegalTransition: it was decided, or looked at by somebody else, meanwhile.
+        """
+        try:
+            self._look(*self._as_it_stands(proposal_id), stop)
+        except Overtaken as error:
+            raise IllegalTransition(
+                f"proposal {proposal_id} has changed meanwhile",
+                mend="look at the proposal as it is now",
+            ) from error
+        finally:
+            self._progress.pop(proposal_id, None)
+
+    def _carry_on(self, proposal_id: str, stop: threading.Event) -> bool:
+        """Takes the proposal one stage further; returns whether there is more to do."""
+        if stop.is_set():
+            raise Stopped("the server is closing")
+        filed, bank = self._as_it_stands(proposal_id)
+        try:
+            if filed.proposal.state is ProposalState.CONSOLIDATING:
+                self._consolidate(filed, bank, stop)
+                return True
+            if filed.proposal.state is ProposalState.CHECKING:
+                return self._look(filed, bank, stop)
+        except Overtaken:
+            return True
+        return False
+
+    def _as_it_stands(self, proposal_id: str) -> tuple[Filed, Bank]:
+        with self._lock:  # a release writes the new parent and serves the new bank as one
+            return self._proposals.get(proposal_id), self._published.bank
+
+    @contextmanager
+    def _unless_overtaken(self, before: Filed) -> Iterator[tuple[Filed, Transaction]]:
+        """Gives the proposal as it now is and a transaction to move it in."""
+        with self._lock, self._proposals.state.transaction() as tx:
+            now = self._proposals.get(before.proposal.id)
+            if _standing(now.proposal) != _standing(before.proposal):
+                raise Overtaken(before.proposal.id)
+            yield now, tx
+
+    def _consolidate(self, filed: Filed, bank: Bank, stop: threading.Event) -> None:
+        progress = self._progress.setdefault(filed.proposal.id, Progress())
+        inputs = self._inputs(filed)
+        progress.stage, progress.share = "writing anchors", 0.0
+
+        def on_share(share: float, loss: float | None = None) -> None:
+            progress.share, progress.loss = share, loss
+            if stop.is_set():
+                raise Stopped("the server is closing")
+
+        anchors = self._anchors(filed, bank, on_share)
+        progress.stage = "consolidating"
+        frozen = self._consolidator.freeze(inputs, bank, anchors, on_share)
+        config_json = frozen.data.config.decode()
+        with self._unless_overtaken(filed) as (current, tx):
+            tx.put_version(
+                VersionRecord(
+                    name=filed.proposal.adapter_name,
+                    digest=frozen.data.digest,
+                    config_json=config_json,
+                    weights_blob=frozen.weights_blob,
+                    created_at=self._proposals.now_ms(),
+                )
+            )
+            current = replace(
+                current,
+                router_digest=frozen.router_digest,
+                weights_blob=frozen.weights_blob,
+                config_json=config_json,
+            )
+            event = Frozen(candidate_digest=frozen.data.digest)
+            self._proposals.move(current, event, tx, kind="proposal.frozen")
+
+    def _look(self, filed: Filed, bank: Bank, stop: threading.Event) -> bool:
+        """Takes one look; returns whether another could say more."""
+        policy = self._proposals.need_policy()
+        proposal = filed.proposal
+        progress = self._progress.setdefault(proposal.id, Progress())
+        progress.stage, progress.share = f"look {len(proposal.looks) + 1}", 0.0
+        context = self._context(filed, bank)
+        measured = take_look(context, policy.gates, len(proposal.looks), stop)
+        verdicts = tuple(
+            judge(
+                spec,
+                found if isinstance(found := measured[spec.name], Measurement) else None,
+                error=found if isinstance(found, str) else None,
+                used=used_items(spec.name, proposal.looks),
+            )
+            for spec in policy.gates
+        )
+        errors = {v.gate: v.why for v in verdicts if v.outcome is Outcome.ERROR}
+        with self._unless_overtaken(filed) as (current, tx):
+            root = self._sign_evidence(proposal, verdicts, tx)
+            tx.clear_approvals(proposal.id)
+            event = LookTaken(verdicts=verdicts, evidence_root=root)
+            self._proposals.move(replace(current, errors=errors), event, tx, kind="proposal.look")
+        # A gate that cannot be measured will not be measured better at once.
+        return not errors
+
+    def _sign_evidence(
+        self, proposal: Proposal, verdicts: Sequence[Verdict], tx: Transaction
+    ) -> str:
+        envelopes = self._proposals.evidence(proposal, tx)
+        look = len(proposal.looks)
+        statements = look_statements(
+            proposal, verdicts, look=look, policy=self._proposals.need_policy()
+        )
+        for verdict, statement in zip(verdicts, statements, strict=True):
+            envelope = seal(self._proposals.identity.key, statement)
+            envelopes.append(envelope)
+            tx.add_evidence(
+                EvidenceRow(
+                    digest=digest_json(envelope),
+                    proposal=proposal.id,
+                    look=look,
+                    gate=verdict.gate,
+                    envelope=envelope,
+                    at=self._proposals.now_ms(),
+                )
+            )
+        return evidence_root(envelopes)
+
+    def _context(self, filed: Filed, bank: Bank) -> GateContext:
+        anchors = self._anchors(filed, bank, lambda share: None)
+        data = AdapterBytes(
+            config=(filed.config_json or "").encode(),
+            weights=self._proposals.state.blobs.get(filed.weights_blob or ""),
+        )
+        if data.digest != filed.proposal.candidate_digest:
+            raise DigestMismatch(f"the stored candidate hashes to {data.digest}",
+                                 mend="restore the state from a backup")  # fmt: skip
+        return self._consolidator.measure(
+            self._inputs(filed),
+            bank,
+            anchors,
+            data,
+            max_relative_change=self._proposals.need_policy().learning.max_relative_change,
+        )
+
+    def _anchors(
+        self, filed: Filed, bank: Bank, progress: Callable[[float], None]
+    ) -> list[tuple[int, ...]]:
+        """Returns the parent's own texts, written once for each revision.
+
+        The proposal names the blob from the start: a sweep leaves alone what a proposal names.
+        """
+        key = f"{ANCHORS_META}{bank.revision.digest}"
+        with self._proposals.state.read() as tx:
+            stored = tx.get_meta(key)
+        anchors, blob = self._consolidator.anchors(bank, stored, progress)
+        if blob != stored or blob != filed.anchors_blob:
+            with self._unless_overtaken(filed) as (current, tx):
+                tx.set_meta(key, value=blob)
+                named = replace(current, anchors_blob=blob)
+                tx.put_proposal(to_row(named, at=self._proposals.now_ms()))
+        return anchors
+
+    def _inputs(self, filed: Filed) -> Inputs:
+        proposal = filed.proposal
+        trained, kept = self._consolidator.split(self._read(filed.provenance["examples"]))
+        others: list[Example] = []
+        for other in self._proposals.all():
+            merged = other.proposal
+            if merged.state is ProposalState.MERGED and merged.domain != proposal.domain:
+                held = self._read(other.provenance["examples"])
+                others += [e for e in held if e.held_for_gates]
+        lora = filed.provenance["lora"]
+        return Inputs(
+            config=LoraConfig(r=lora["r"], lora_alpha=lora["lora_alpha"],
+                              target_modules=tuple(lora["target_modules"])),
+            domain=proposal.domain,
+            trained=trained,
+            kept=kept,
+            others=others,
+            seed=int(proposal.provenance_digest[7:15], 16),
+        )  # fmt: skip
+
+    def _read(self, examples: Sequence[dict[str, str]]) -> list[Example]:
+        blobs = self._proposals.state.blobs
+        return [parse_example(json.loads(blobs.get(e["blob"]))) for e in examples]
+
+    def _fail(self, proposal_id: str, why: str) -> None:
+        with self._lock, self._proposals.state.transaction() as tx:
+            filed = self._proposals.get(proposal_id)
+            if filed.proposal.state not in FINAL:
+                self._proposals.move(filed, Broke(reason=why), tx, kind="proposal.failed")
+
+
+def _standing(proposal: Proposal) -> tuple[object, ...]:
+    """Returns what the work on a proposal relies on; approvals may come meanwhile."""
+    decided = proposal.state in FINAL
+    return (decided, proposal.parent_digest, proposal.candidate_digest, proposal.looks)

@@ -1,0 +1,50 @@
+"""How a server is set up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cambium.core.errors import ConfigError
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """One server.
+
+    Args:
+        state: the folder of everything that lasts.
+        model: a folder or hub id; None for the bundled base.
+        db: a SQLAlchemy URL; None for SQLite inside `state`.
+        policy: a signed policy that must be the one in force; None takes the state's.
+        num_rows: answers generated at the same time.
+        max_body_bytes: larger requests are refused unread.
+        num_replay_anchors, num_retention_anchors: texts the parent writes for consolidation and
+            for the retention gate; `anchor_tokens` long each.
+    """
+
+    state: Path
+    model: str | None = None
+    db: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8321
+    policy: Path | None = None
+    num_rows: int = 16
+    max_body_bytes: int = 32 * 1024 * 1024
+    num_replay_anchors: int = 40
+    num_retention_anchors: int = 80
+    anchor_tokens: int = 192
+
+    def check(self) -> None:
+        """Refuses to listen beyond this machine, since there are no tokens to tell callers apart.
+
+        Raises:
+            ConfigError: `host` is not a loopback address.
+        """
+        if self.host not in LOOPBACK:
+            raise ConfigError(
+                f"host {self.host!r} is not a loopback address, and this server has no tokens",
+                mend="bind to 127.0.0.1",
+            )

@@ -1,0 +1,199 @@
+"""The job behind a proposal: consolidate, freeze, then look until the gates have decided.
+
+Every stage is written down before the next begins; cut off anywhere, it starts that stage
+again and, from the same inputs, reaches the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cambium.core.adapter_bytes import AdapterBytes
+from cambium.core.canonical import digest_bytes
+from cambium.core.errors import CambiumError, DataError, Stopped
+from cambium.core.evidence import GateSpec, Measurement
+from cambium.evals.gates import GATES, GateContext
+from cambium.evals.gates.context import ScoredText
+from cambium.learn.consolidate import ConsolidateConfig, consolidate, with_teacher
+from cambium.learn.examples import Example, Window, encode_example
+from cambium.models.anchors import write_anchors
+from cambium.models.engine import Engine
+from cambium.models.lora import LoraConfig, fresh_lora, from_bytes, to_bytes
+from cambium.models.router import RouterConfig, RouterIndex, pieces
+from cambium.serve.bank import Bank
+from cambium.serve.store.blobs import BlobStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a proposal is made from.
+
+    Args:
+        trained: examples for consolidation; `kept` those that only the gates see.
+        others: documents of other domains in the bank that were kept for the gates.
+        seed: from the proposal's provenance, so that the same proposal repeats exactly.
+    """
+
+    config: LoraConfig
+    domain: str
+    trained: Sequence[Example]
+    kept: Sequence[Example]
+    others: Sequence[Example]
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """A candidate: its bytes and the router index that would serve it, both stored."""
+
+    data: AdapterBytes
+    weights_blob: str
+    router_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consolidator:
+    """Turns accepted examples into a frozen candidate and measures it."""
+
+    engine: Engine
+    blobs: BlobStore
+    embed: Callable[[list[str]], np.ndarray]
+    num_replay: int
+    num_retention: int
+    anchor_tokens: int
+    config: ConsolidateConfig = field(default_factory=ConsolidateConfig)
+
+    def split(self, examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+        """Returns the examples to train on and those kept for the gates.
+
+        Raises:
+            DataError: nothing is left to train on.
+        """
+        trained = [e for e in examples if not e.held_for_gates]
+        kept = [e for e in examples if e.held_for_gates]
+        if not trained:
+            raise DataError(
+                "no document is left to consolidate from", mend="feed more, with consent"
+            )
+        return trained, kept
+
+    def anchors(
+        self, bank: Bank, stored: str | None, progress: Callable[[float], None]
+    ) -> tuple[list[tuple[int, ...]], str]:
+        """Returns the parent's own texts, from the store where they were written before."""
+        if stored is not None and self.blobs.has(stored):
+            return [tuple(tokens) for tokens in json.loads(self.blobs.get(stored))], stored
+        writers = [(), *((a.lora,) for a in bank.adapters.values())]
+        texts = write_anchors(
+            self.engine,
+            writers,
+            number=self.num_replay + self.num_retention,
+            num_tokens=self.anchor_tokens,
+            seed=bank.revision.number * 10_000,
+            progress=progress,
+        )
+        return texts, self.blobs.put(json.dumps(texts).encode())
+
+    def freeze(
+        self,
+        inputs: Inputs,
+        bank: Bank,
+        anchors: Sequence[tuple[int, ...]],
+        progress: Callable[[float, float], None],
+    ) -> Frozen:
+        """Returns the candidate, trained from the parent, stored and hashed."""
+        base = self.engine.base
+        parent = bank.stack(inputs.domain)
+        start = parent[0] if parent else fresh_lora(
+            inputs.config, base.targets(inputs.config), seed=inputs.seed
+        )  # fmt: skip
+        windows = [
+            w for e in inputs.trained for w in encode_example(base.tokenizer, e, base.context)
+        ]
+        replay = [Window(tokens=t) for t in anchors[: self.num_replay]]
+        taught = with_teacher(base, replay, parent, config=self.config)
+        lora = consolidate(base, start, windows, taught, config=self.config, progress=progress)
+        data = to_bytes(lora, fan_in_fan_out=base.transposed)
+        router = self._router(inputs, anchors)
+        # Both only now: a blob that no row names is swept after a while.
+        return Frozen(
+            data=data,
+            weights_blob=self.blobs.put(data.weights),
+            router_digest=self.blobs.put(router),
+        )
+
+    def measure(
+        self,
+        inputs: Inputs,
+        bank: Bank,
+        anchors: Sequence[tuple[int, ...]],
+        data: AdapterBytes,
+        *,
+        max_relative_change: float,
+    ) -> GateContext:
+        """Returns everything the gates need, the candidate loaded from its frozen bytes."""
+        base = self.engine.base
+        candidate = from_bytes(data, base.sites)
+        context = [_text_of_tokens(t) for t in anchors[self.num_replay :]]
+        context += [t for e in inputs.others for t in self._scored(e)]
+        return GateContext(
+            base=base,
+            candidate=(candidate,),
+            parent=bank.stack(inputs.domain),
+            candidate_bytes=data,
+            parent_digest=bank.revision.digest,
+            documents=[t for e in inputs.kept for t in self._scored(e)],
+            anchors=context,
+            max_relative_change=max_relative_change,
+            seed=inputs.seed,
+        )
+
+    def _scored(self, example: Example) -> list[ScoredText]:
+        base = self.engine.base
+        windows = encode_example(base.tokenizer, example, base.context)
+        pairs = tuple((w.tokens, w.learn_from) for w in windows)
+        return [ScoredText(digest=example.digest, windows=pairs)]
+
+    def _router(self, inputs: Inputs, anchors: Sequence[tuple[int, ...]]) -> bytes:
+        config = RouterConfig()
+        tokenizer = self.engine.base.tokenizer
+        outside = [tokenizer.decode(t, skip_special_tokens=True) for t in anchors]
+        sides = []
+        for texts in ([e.text for e in inputs.trained], outside):
+            cut = [p for text in texts for p in pieces(text, config)]
+            step = max(1, len(cut) // config.max_pieces)
+            sides.append(self.embed(cut[::step][: config.max_pieces] or [" "]))
+        return RouterIndex(inside=sides[0], outside=sides[1]).to_bytes()
+
+
+def take_look(
+    context: GateContext,
+    specs: Sequence[GateSpec],
+    look: int,
+    stop: threading.Event,
+) -> dict[str, Measurement | str]:
+    """Returns each gate's measurement, or in words why it could not be measured.
+
+    An exception in a gate is that gate's error: it blocks, and the others still report.
+    """
+    results: dict[str, Measurement | str] = {}
+    for spec in specs:
+        if stop.is_set():
+            raise Stopped("the server is closing")
+        try:
+            results[spec.name] = GATES[spec.name](context, spec, look)
+        except CambiumError as error:
+            results[spec.name] = error.one_line()
+        except Exception as error:  # noqa: BLE001  (a broken gate must block aloud, not end the job)
+            results[spec.name] = f"{type(error).__name__}: {error}"
+    return results
+
+
+def _text_of_tokens(tokens: tuple[int, ...]) -> ScoredText:
+    digest = digest_bytes(json.dumps(list(tokens)).encode())
+    return ScoredText(digest=digest, windows=((tokens, 1),))

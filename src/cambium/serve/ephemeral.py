@@ -1,0 +1,372 @@
+"""Ephemeral adapters: created, taught, watched, expired. Nothing here touches the stable bank."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from cambium.core.canonical import canonical_json
+from cambium.core.errors import (
+    AdapterExpired,
+    AdapterQuarantined,
+    BudgetExceeded,
+    IllegalTransition,
+)
+from cambium.core.nouns import AdapterState
+from cambium.evals.alignment_pairs import AlignmentMonitor
+from cambium.learn.examples import encode_example
+from cambium.learn.online import LearnConfig, Learner, LearnResult, learn
+from cambium.models.base import BaseModel
+from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
+from cambium.serve.bank import Bank, stored_bytes
+from cambium.serve.bounds import LearnCall, check_adapter, check_call, check_result
+from cambium.serve.store.records import AdapterRecord, ExampleRecord, LearnRecord
+from cambium.serve.store.state import State
+from cambium.serve.store.transaction import Transaction
+from cambium.trust.policy import LearningBudget
+
+TENANT = "default"
+
+
+@dataclass(kw_only=True)
+class LiveAdapter:
+    """An ephemeral adapter in memory: its row, its weights and the parent it stands on."""
+
+    record: AdapterRecord
+    lora: Lora
+    parent: tuple[Lora, ...]
+    monitor: AlignmentMonitor | None = None
+    busy: threading.Lock = field(default_factory=threading.Lock)
+
+
+class EphemeralAdapters:
+    """All ephemeral adapters of one server.
+
+    What a call acknowledges is on disk before it returns: blobs first, then one transaction
+    with the adapter's row, the learning record, the consented examples and the log entry. An
+    adapter whose time is over answers and learns no more, whether or not that is on disk yet.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        state: State,
+        *,
+        bounds: LearningBudget,
+        bank: Callable[[], Bank],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.base = base
+        self.bounds = bounds
+        self._state = state
+        self._bank = bank
+        self._now_ms = now_ms
+        self._live: dict[str, LiveAdapter] = {}
+        # Whoever puts into or takes out of `_live` holds this from reading the row on, so that
+        # an adapter that has ended meanwhile cannot come back.
+        self._lock = threading.Lock()
+        self._weight_norms = {
+            path: float(torch.linalg.norm(base.model.get_submodule(path).weight.float()))
+            for path in base.sites
+        }
+
+    def create(
+        self, name: str, config: LoraConfig, *, scope: str, ttl_s: int, domain: str | None
+    ) -> AdapterRecord:
+        """Makes a fresh adapter on top of the current revision's adapter for its domain.
+
+        Raises:
+            DataError: a bad name, or a rank or time to live outside the policy's bounds.
+            ModelError: a target module that the base does not have.
+            IllegalTransition: the name is taken, or was.
+            BudgetExceeded: as many live adapters as the policy allows.
+        """
+        check_adapter(name, config, ttl_s=ttl_s, bounds=self.bounds)
+        sites = self.base.targets(config)
+        lora = fresh_lora(config, sites, seed=int.from_bytes(name.encode()[:6], "big"))
+        bank = self._bank()
+        now = self._now_ms()
+        record = AdapterRecord(
+            name=name,
+            digest="",
+            state=AdapterState.EPHEMERAL,
+            tenant=TENANT,
+            domain=domain,
+            scope=scope,
+            config_json="",
+            parent_revision=bank.revision.number,
+            created_at=now,
+            expires_at=now + ttl_s * 1000,
+            weights_blob=None,
+        )
+        with self._lock:
+            with self._state.transaction() as tx:
+                self._check_room(name, tx)
+                record = self._store_weights(record, lora)
+                tx.put_adapter(record)
+                tx.audit("adapter.created", at=now, body={
+                    "name": name, "digest": record.digest, "domain": domain,
+                    "parent_revision": bank.revision.number})  # fmt: skip
+            parent = bank.stack(domain)
+            self._live[name] = LiveAdapter(record=record, lora=lora, parent=parent)
+        return record
+
+    def learn(self, name: str, call: LearnCall) -> tuple[AdapterRecord, AdapterRecord, LearnResult]:
+        """Takes the steps, persists them, and serves them from the next request on.
+
+        Returns:
+            The adapter's row before and after, and what happened at each step. A step that
+            fails the alignment check leaves the adapter quarantined for good.
+
+        Raises:
+            DataError, TooLarge, LossUnavailable, BudgetExceeded, AdapterNotFound,
+            AdapterExpired, AdapterQuarantined, StorageFull: nothing was changed.
+        """
+        check_call(call, self.bounds)
+        with self.get_live(name).busy:
+            live = self.get_live(name)  # as whoever was busy before has left it
+            before = live.record
+            if before.steps + call.steps > self.bounds.max_total_steps_per_adapter:
+                raise BudgetExceeded(
+                    f"adapter {name!r} has taken {before.steps} of "
+                    f"{self.bounds.max_total_steps_per_adapter} steps",
+                    mend="propose it, or start another",
+                )
+            result = self._take_steps(live, call)
+            check_result(name, result, weight_norms=self._weight_norms, bounds=self.bounds)
+            return before, self._persist(live, call, result), result
+
+    def get_live(self, name: str) -> LiveAdapter:
+        """Returns a live adapter, loading it from the state if it is not in memory.
+
+        Raises:
+            AdapterNotFound, AdapterExpired, AdapterQuarantined: it cannot answer or learn.
+            StateCorrupt, DigestMismatch: its stored bytes are not what its digest names.
+        """
+        live = self._live.get(name)
+        if live is not None and not self._is_over(live.record):
+            return live
+        with self._lock:
+            record = self.get(name)
+            if record.state is AdapterState.EXPIRED:
+                raise AdapterExpired(f"adapter {name!r} has expired", mend="create another")
+            if record.state is AdapterState.QUARANTINED:
+                raise AdapterQuarantined(
+                    f"adapter {name!r} failed its alignment check and is quarantined",
+                    mend=f"see GET /adapters/{name}",
+                )
+            if name not in self._live:
+                lora = from_bytes(stored_bytes(self._state, record), self.base.sites)
+                parent = self._parent_of(record)
+                self._live[name] = LiveAdapter(record=record, lora=lora, parent=parent)
+            return self._live[name]
+
+    def current_digest(self, name: str) -> str | None:
+        """Returns the digest that the ephemeral adapter of this name has now, if there is one."""
+        live = self._live.get(name)
+        if live is not None:
+            return live.record.digest
+        with self._state.read() as tx:
+            record = tx.find_adapter(name)
+        return record.digest if record and record.state is AdapterState.EPHEMERAL else None
+
+    def get(self, name: str) -> AdapterRecord:
+        """Returns an adapter's row as of now: expired if its time is over.
+
+        Raises:
+            AdapterNotFound: no adapter has this name.
+        """
+        with self._state.read() as tx:
+            return self._as_of_now(tx.get_adapter(name))
+
+    def list(self) -> list[AdapterRecord]:
+        """Returns all adapters as of now, oldest first."""
+        with self._state.read() as tx:
+            return [self._as_of_now(record) for record in tx.list_adapters()]
+
+    def delete(self, name: str) -> AdapterRecord:
+        """Ends an ephemeral adapter before its time; no row names its weights any more.
+
+        Raises:
+            AdapterNotFound: no adapter has this name.
+            IllegalTransition: it has ended already.
+        """
+        record = self.get(name)
+        if record.state is not AdapterState.EPHEMERAL:
+            raise IllegalTransition(
+                f"adapter {name!r} is {record.state}",
+                mend="delete a live adapter; what is merged goes by rollback",
+            )
+        return self._end(name, "adapter.deleted")
+
+    def expire(self) -> int:
+        """Writes down the end of every adapter whose time is over; returns how many.
+
+        Their weights, optimizer and consented examples are named by no row then, and go with
+        the next sweep; what a filed proposal names stays. A quarantined adapter stays
+        quarantined, but its weights go with its time too.
+        """
+        with self._state.read() as tx:
+            due = [a.name for a in tx.list_adapters() if a.weights_blob and self._is_over(a)]
+        for name in due:
+            self._end(name, "adapter.expired")
+        return len(due)
+
+    def _is_over(self, record: AdapterRecord) -> bool:
+        return record.expires_at is not None and record.expires_at <= self._now_ms()
+
+    def _as_of_now(self, record: AdapterRecord) -> AdapterRecord:
+        if record.state is AdapterState.EPHEMERAL and self._is_over(record):
+            return _ended(record)
+        return record
+
+    def _end(self, name: str, why: str) -> AdapterRecord:
+        with self._lock:
+            with self._state.transaction() as tx:
+                record = tx.get_adapter(name)
+                if record.weights_blob is None:
+                    return record  # another thread was first
+                ended = _ended(record)
+                tx.put_adapter(ended)
+                tx.delete_examples(name)
+                tx.audit(why, body={"name": name, "digest": record.digest}, at=self._now_ms())
+            self._live.pop(name, None)
+        return ended
+
+    def _check_room(self, name: str, tx: Transaction) -> None:
+        if tx.find_adapter(name) is not None:
+            raise IllegalTransition(f"an adapter named {name!r} exists", mend="choose another name")
+        live = [
+            a for a in map(self._as_of_now, tx.list_adapters()) if a.state is AdapterState.EPHEMERAL
+        ]
+        if len(live) >= self.bounds.max_live_adapters:
+            raise BudgetExceeded(
+                f"{len(live)} ephemeral adapters are alive, as many as the policy allows",
+                mend="delete one or wait for one to expire",
+            )
+
+    def _take_steps(self, live: LiveAdapter, call: LearnCall) -> LearnResult:
+        """Returns the taught adapter; the live one answers as before until it is persisted."""
+        base, record = self.base, live.record
+        windows = [
+            w for e in call.examples for w in encode_example(base.tokenizer, e, base.context)
+        ]
+        if live.monitor is None:
+            margin = self.bounds.monitor_margin_nats
+            live.monitor = AlignmentMonitor(base, live.parent, margin=margin)
+        config = LearnConfig(steps=call.steps, seed=record.steps)
+        if call.lr is not None:
+            config = replace(config, lr=call.lr)
+        blob = record.optimizer_blob
+        learner = Learner(
+            lora=live.lora,
+            parent=live.parent,
+            optimizer=self._state.blobs.get(blob) if blob else None,
+        )
+        return learn(base, learner, windows, config=config, check=live.monitor.check)
+
+    def _parent_of(self, record: AdapterRecord) -> tuple[Lora, ...]:
+        with self._state.read() as tx:
+            manifest: dict[str, Any] = tx.get_revision(record.parent_revision).manifest
+            entry = manifest["bank"].get(record.domain)
+            if entry is None:
+                return ()
+            version = tx.get_version(entry["adapter"], entry["digest"])
+        return (from_bytes(stored_bytes(self._state, version), self.base.sites),)
+
+    def _store_weights(self, record: AdapterRecord, lora: Lora) -> AdapterRecord:
+        data = to_bytes(lora, fan_in_fan_out=self.base.transposed)
+        weights = self._state.blobs.put(data.weights)
+        return replace(
+            record, digest=data.digest, config_json=data.config.decode(), weights_blob=weights
+        )
+
+    def _persist(self, live: LiveAdapter, call: LearnCall, result: LearnResult) -> AdapterRecord:
+        now, before = self._now_ms(), live.record
+        monitors = _monitors(result)
+        after = replace(
+            self._store_weights(before, result.lora),
+            steps=before.steps + len(result.losses),
+            optimizer_blob=self._state.blobs.put(result.optimizer),
+            state=AdapterState.QUARANTINED if result.quarantined else AdapterState.EPHEMERAL,
+            detail={**before.detail, "monitors": monitors},
+        )
+        kept = self._kept_examples(before.name, call, now) if not result.quarantined else []
+        with self._lock:
+            with self._state.transaction() as tx:
+                row = self._as_of_now(tx.get_adapter(before.name))
+                if (row.state, row.digest) != (AdapterState.EPHEMERAL, before.digest):
+                    raise AdapterExpired(f"adapter {before.name!r} ended while it learned",
+                                         mend="create another")  # fmt: skip
+                tx.put_adapter(after)
+                tx.add_learn_step(_learn_record(before, after, call, result, at=now))
+                for example in kept:
+                    tx.add_example(example)
+                kind = "adapter.quarantined" if result.quarantined else "adapter.learned"
+                tx.audit(kind, at=now, body={
+                    "name": after.name, "before": before.digest, "after": after.digest,
+                    "steps": len(result.losses), "examples": len(call.examples),
+                    "consent": call.consent})  # fmt: skip
+            if result.quarantined:
+                self._live.pop(after.name, None)
+            else:
+                # As a new value: a request takes record and weights together, or neither.
+                self._live[after.name] = replace(live, record=after, lora=result.lora)
+        return after
+
+    def _kept_examples(self, name: str, call: LearnCall, now: int) -> list[ExampleRecord]:
+        if not call.consent:
+            return []
+        return [
+            ExampleRecord(
+                adapter=name,
+                digest=example.digest,
+                blob=self._state.blobs.put(canonical_json(dict(example.content))),
+                kind=example.kind,
+                source=call.source,
+                consent=call.consent,
+                at=now,
+            )
+            for example in call.examples
+        ]
+
+
+def _ended(record: AdapterRecord) -> AdapterRecord:
+    quarantined = record.state is AdapterState.QUARANTINED
+    state = AdapterState.QUARANTINED if quarantined else AdapterState.EXPIRED
+    return replace(record, state=state, weights_blob=None, optimizer_blob=None)
+
+
+def _monitors(result: LearnResult) -> dict[str, object]:
+    alignment = {
+        "ok": not result.quarantined,
+        "margin": result.checks[-1].margin,
+        "shifts": [round(check.shift, 6) for check in result.checks],
+    }
+    return {"alignment": alignment}
+
+
+def _learn_record(
+    before: AdapterRecord,
+    after: AdapterRecord,
+    call: LearnCall,
+    result: LearnResult,
+    *,
+    at: int,
+) -> LearnRecord:
+    return LearnRecord(
+        adapter=after.name,
+        at=at,
+        digest_before=before.digest,
+        digest_after=after.digest,
+        losses=result.losses,
+        steps=len(result.losses),
+        num_examples=len(call.examples),
+        consent=call.consent,
+        source=call.source,
+        monitors=_monitors(result),
+    )

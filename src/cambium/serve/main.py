@@ -1,0 +1,54 @@
+"""`cambium serve`: uvicorn around the application."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from cambium.serve.app import create_app
+from cambium.serve.config import ServerConfig
+from cambium.serve.runtime import Runtime
+
+
+def run(
+    *,
+    model: str | None,
+    state: Path,
+    db: str | None,
+    host: str,
+    port: int,
+    policy: Path | None,
+) -> None:
+    """Serves until interrupted; says on standard error what is served and what is missing.
+
+    Raises:
+        CambiumError: the server cannot start.
+    """
+    config = ServerConfig(model=model, state=state, db=db, host=host, port=port, policy=policy)
+    config.check()
+    # Opened before uvicorn, which would bury an error of the start in a traceback.
+    runtime = Runtime(config)
+    for line in describe(runtime):
+        print(line, file=sys.stderr, flush=True)
+    app = create_app(config, opened=runtime)
+    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
+
+
+def describe(runtime: Runtime) -> list[str]:
+    """Returns what a person who starts a server should know, a line each."""
+    config = runtime.config
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    lines = [f"{runtime.base.name}, revision {runtime.revision}, at http://{host}:{config.port}"]
+    if runtime.policy is None:
+        lines.append(
+            "no signed policy: this state learns, but nothing can be proposed or merged; "
+            f"stop and run `cambium init --state {config.state}`"
+        )
+    else:
+        lines.append(
+            f"policy {runtime.policy.digest} ({runtime.policy.profile}), "
+            f"attestation {runtime.identity.attestation_label}"
+        )
+    return lines

@@ -1,0 +1,101 @@
+"""Where proposals are kept: read, moved by `lifecycle`, and logged in the same transaction."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cambium.core.errors import PolicyMissing
+from cambium.core.nouns import ProposalState
+from cambium.lifecycle.proposal import Event, Proposal, advance
+from cambium.serve.bootstrap import Identity
+from cambium.serve.log_head import sign_newest
+from cambium.serve.proposal_records import Filed, from_row, to_row
+from cambium.serve.store.state import State
+from cambium.serve.store.transaction import Transaction
+from cambium.trust.policy import Policy
+
+UNDECIDED = (ProposalState.CONSOLIDATING, ProposalState.CHECKING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposals:
+    """The filed proposals of one state, under one policy."""
+
+    state: State
+    identity: Identity
+    policy: Policy | None
+    now_ms: Callable[[], int]
+
+    def need_policy(self) -> Policy:
+        """Returns the signed policy.
+
+        Raises:
+            PolicyMissing: this state has none, so nothing can be held to a bar.
+        """
+        if self.policy is None:
+            raise PolicyMissing(
+                "this state has no signed policy, so nothing can be proposed or merged",
+                mend="stop the server and run `cambium init --state DIR`",
+            )
+        return self.policy
+
+    def get(self, proposal_id: str) -> Filed:
+        """Returns a filed proposal.
+
+        Raises:
+            ProposalNotFound: no proposal has this id.
+        """
+        with self.state.read() as tx:
+            return from_row(tx.get_proposal(proposal_id))
+
+    def all(self) -> list[Filed]:
+        """Returns every proposal, oldest first."""
+        with self.state.read() as tx:
+            return [from_row(row) for row in tx.list_proposals()]
+
+    def move(self, filed: Filed, event: Event, tx: Transaction, *, kind: str) -> Filed:
+        """Advances a proposal and writes it with its log entry.
+
+        Raises:
+            IllegalTransition: its state does not allow the event.
+        """
+        moved = filed.with_proposal(advance(filed.proposal, event, policy=self.need_policy()))
+        self.write(moved, tx, kind=kind)
+        return moved
+
+    def write(self, filed: Filed, tx: Transaction, *, kind: str) -> None:
+        """Writes a proposal as it is with a log entry that names it by its digests."""
+        now = self.now_ms()
+        proposal = filed.proposal
+        tx.put_proposal(to_row(filed, at=now))
+        body: dict[str, object] = {
+            "proposal": proposal.id,
+            "state": str(proposal.state),
+            "candidate": proposal.candidate_digest,
+            "proposal_digest": proposal.proposal_digest,
+            "reason": proposal.reason,
+        }
+        self.log(tx, kind=kind, body=body)
+
+    def log(self, tx: Transaction, *, kind: str, body: dict[str, object]) -> None:
+        """Appends to the audit log and signs its new head, in the caller's transaction."""
+        tx.audit(kind, body=body, at=self.now_ms())
+        sign_newest(tx, self.identity.key)
+
+    def evidence(self, proposal: Proposal, tx: Transaction) -> list[dict[str, object]]:
+        """Returns the envelopes of the proposal's looks against its present parent, in order.
+
+        Looks against an earlier parent stay stored, but speak of another comparison. Nothing is
+        verified here: `lifecycle.evidence.check_evidence` does that.
+        """
+        order = {spec.name: i for i, spec in enumerate(self.need_policy().gates)}
+        rows = sorted(tx.list_evidence(proposal.id), key=lambda r: (r.look, order.get(r.gate, -1)))
+        return [r.envelope for r in rows if _parent_of(r.envelope) == proposal.parent_digest]
+
+
+def _parent_of(envelope: dict[str, object]) -> object:
+    statement = json.loads(base64.b64decode(str(envelope["payload"])))
+    return statement["predicate"]["parent"]["digest"]

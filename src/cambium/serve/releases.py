@@ -1,0 +1,164 @@
+"""Merging and rolling back: from an authorised order to what answers, and back in the log."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from cambium.core.canonical import digest_json
+from cambium.core.errors import RevisionNotFound
+from cambium.core.nouns import ProposalState, Revision, Signature
+from cambium.lifecycle.proposal import FINAL, Merged, ParentMoved
+from cambium.lifecycle.publish import PublishOrder, authorise_merge, authorise_rollback
+from cambium.serve.proposal_records import Filed
+from cambium.serve.proposals import Proposals
+from cambium.serve.publish import Published, verified_revision
+from cambium.serve.review import Review
+from cambium.serve.situation import situation_now
+from cambium.serve.store.records import RevisionRow
+from cambium.serve.store.transaction import Transaction
+from cambium.trust.acts import signature_to_json
+
+
+class Releases:
+    """Changes the served revision, one at a time."""
+
+    def __init__(
+        self, proposals: Proposals, *, published: Published, review: Review, lock: threading.RLock
+    ) -> None:
+        self._proposals = proposals
+        self._published = published
+        self._review = review
+        self._lock = lock
+
+    def merge(self, proposal_id: str) -> dict[str, Any]:
+        """Merges a proposal and returns the revision with signed and served digest.
+
+        Raises:
+            NotMergeable: `detail["blockers"]` lists every reason.
+            DigestMismatch: stored bytes are not what was signed; nothing was changed.
+        """
+        with self._lock:
+            filed = self._proposals.get(proposal_id)
+            with self._proposals.state.read() as tx:
+                envelopes = self._proposals.evidence(filed.proposal, tx)
+            order = authorise_merge(
+                filed.proposal,
+                situation=situation_now(self._proposals, self._published),
+                evidence=envelopes,
+                server_public=self._proposals.identity.key.public_key,
+                router_digest=filed.router_digest or "",
+            )
+            served = self._release(order, merged=filed)
+        return {
+            "revision": order.revision.number,
+            "signed_digest": filed.proposal.candidate_digest,
+            "served_digest": served[filed.proposal.domain],
+            "revision_digest": order.revision.digest,
+            "attestation": order.revision.attestation,
+        }
+
+    def rollback(self, to: int, signatures: Sequence[Signature]) -> dict[str, Any]:
+        """Serves an earlier revision's bank again, as a new and higher revision.
+
+        Raises:
+            RevisionNotFound, IllegalTransition, ThresholdNotMet, AttestationRefused: no.
+        """
+        with self._lock:
+            order = authorise_rollback(
+                self._verified(to),
+                situation=situation_now(self._proposals, self._published),
+                signatures=signatures,
+            )
+            served = self._release(order, merged=None)
+        return {
+            "revision": order.revision.number,
+            "of": order.revision.of,
+            "served_digest": served_digest(served),
+            "served": served,
+            "revision_digest": order.revision.digest,
+        }
+
+    def list(self) -> list[dict[str, Any]]:
+        """Returns every revision, oldest first, the served one marked."""
+        with self._proposals.state.read() as tx:
+            rows = tx.list_revisions()
+        served = self._published.bank.revision.number
+        return [_revision_view(row, served=row.number == served) for row in rows]
+
+    def _release(self, order: PublishOrder, *, merged: Filed | None) -> dict[str, str]:
+        bank = self._published.prepare(order)
+        now = self._proposals.now_ms()
+        with self._proposals.state.transaction() as tx:
+            row = self._published.commit(order, tx, at=now)
+            if merged is not None:
+                self._proposals.move(merged, Merged(), tx, kind="proposal.merged")
+            reopened = self._send_back(
+                order.revision, tx, except_id=merged.proposal.id if merged else None
+            )
+            version = tx.bump_state_version()
+            body: dict[str, object] = {
+                "revision": row.number,
+                "digest": row.digest,
+                "reason": order.reason,
+                "attestation": order.revision.attestation,
+                "signatures": [signature_to_json(s) for s in order.signatures],
+                "state_version": version,
+            }
+            self._proposals.log(tx, kind=f"revision.{order.revision.kind}", body=body)
+        served = self._published.serve(order, bank)
+        for proposal_id in reopened:
+            self._review.enqueue(proposal_id)
+        return served
+
+    def _send_back(self, head: Revision, tx: Transaction, *, except_id: str | None) -> list[str]:
+        before = {entry.domain: entry.adapter for entry in self._published.bank.revision.bank}
+        after = {entry.domain: entry.adapter for entry in head.bank}
+        reopened = []
+        for filed in self._proposals.all():
+            proposal = filed.proposal
+            if proposal.id == except_id or proposal.state in FINAL:
+                continue
+            event = ParentMoved(
+                revision=head.number,
+                digest=head.digest,
+                domain_changed=before.get(proposal.domain) != after.get(proposal.domain),
+            )
+            if event.domain_changed:
+                filed = replace(filed, router_digest=None, weights_blob=None, config_json=None)
+            filed = replace(filed, errors={})
+            moved = self._proposals.move(filed, event, tx, kind="proposal.parent_moved")
+            tx.clear_approvals(proposal.id)
+            if moved.proposal.state in (ProposalState.CONSOLIDATING, ProposalState.CHECKING):
+                reopened.append(proposal.id)
+        return reopened
+
+    def _verified(self, number: int) -> Revision:
+        with self._proposals.state.read() as tx:
+            rows = {row.number: row for row in tx.list_revisions()}
+        if number not in rows:
+            raise RevisionNotFound(f"there is no revision {number}", mend="see GET /revisions")
+        return verified_revision(rows[number], self._proposals.identity.key.public_key)
+
+
+def served_digest(served: dict[str, str]) -> str:
+    """Returns one digest for what is served: the adapter's, or that of all adapters by domain."""
+    return next(iter(served.values())) if len(served) == 1 else digest_json(served)
+
+
+def _revision_view(row: RevisionRow, *, served: bool) -> dict[str, Any]:
+    manifest: dict[str, Any] = row.manifest
+    return {
+        "number": row.number,
+        "digest": row.digest,
+        "kind": manifest["kind"],
+        "of": manifest["of"],
+        "served": served,
+        "bank": manifest["bank"],
+        "attestation": manifest["attestation"],
+        "proposal": manifest["proposal"],
+        "created_at": manifest["created_at"],
+        "signature": row.signature,
+    }

@@ -1,0 +1,293 @@
+"""What people do with proposals: make one, look again, approve, reject."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from cambium.core.canonical import digest_json
+from cambium.core.errors import ConsentMissing, DataError, IllegalTransition, KeyUnknown
+from cambium.core.nouns import Action, ProposalState, Signature
+from cambium.learn.examples import is_held_for_gates
+from cambium.lifecycle.blockers import Situation, blockers
+from cambium.lifecycle.proposal import Approved, Proposal, Rejected, advance
+from cambium.lifecycle.proposal import standings as gate_standings
+from cambium.models.lora import LoraConfig
+from cambium.serve.bounds import check_domain
+from cambium.serve.checking import Checker
+from cambium.serve.ephemeral import EphemeralAdapters
+from cambium.serve.jobs import JobRunner
+from cambium.serve.proposal_records import Filed
+from cambium.serve.proposals import UNDECIDED, Proposals
+from cambium.serve.publish import Published
+from cambium.serve.situation import situation_now
+from cambium.serve.store.records import ApprovalRow, ExampleRecord, LearnRecord
+from cambium.serve.store.transaction import Transaction
+from cambium.trust.acts import Expectation, check_act, signature_to_json
+
+
+class Review:
+    """The desk where proposals are filed and judged by people.
+
+    Acts on one proposal do not overlap: each is read, checked and written under one lock.
+    """
+
+    def __init__(
+        self,
+        proposals: Proposals,
+        *,
+        published: Published,
+        adapters: EphemeralAdapters,
+        jobs: JobRunner,
+        checker: Checker,
+        lock: threading.RLock,
+    ) -> None:
+        self.proposals = proposals
+        self.checker = checker
+        self._published = published
+        self._adapters = adapters
+        self._jobs = jobs
+        self._lock = lock
+
+    def propose(self, adapter: str, domain: str) -> Filed:
+        """Files a proposal to consolidate what an adapter learned into a domain.
+
+        Raises:
+            ConsentMissing: nothing was fed with consent.
+            PolicyMissing, DomainNotFound, AdapterNotFound, AdapterExpired, AdapterQuarantined,
+            AttestationRefused: nothing is filed.
+        """
+        policy = self.proposals.need_policy()
+        check_domain(domain, policy.domains)
+        live = self._adapters.get_live(adapter)
+        record = live.record
+        if record.domain not in (None, domain):
+            raise DataError(f"adapter {adapter!r} was made for domain {record.domain!r}",
+                            mend="propose it into that domain")  # fmt: skip
+        with self.proposals.state.read() as tx:
+            examples = tx.list_examples(adapter)
+            steps = tx.list_learn_steps(adapter)
+        if not examples:
+            raise ConsentMissing(
+                f"nothing was fed to {adapter!r} with consent, so nothing may be kept",
+                mend="send examples with consent, then propose",
+            )
+        now = self.proposals.now_ms()
+        self.proposals.identity.attest(policy, measurement=record.digest, now=now // 1000)
+        provenance = _provenance(examples, steps, live.lora.config)
+        with self._lock, self.proposals.state.transaction() as tx:
+            head = self._published.bank.revision  # under the lock no release can pass it by
+            proposal = Proposal(
+                id=f"p-{secrets.token_hex(6)}",
+                adapter_name=adapter,
+                source_digest=record.digest,
+                domain=domain,
+                parent_revision=head.number,
+                parent_digest=head.digest,
+                policy_digest=policy.digest,
+                provenance_digest=digest_json(provenance),
+            )
+            filed = Filed(proposal=proposal, provenance=provenance, created_at=now)
+            self.proposals.write(filed, tx, kind="proposal.filed")
+        self.enqueue(proposal.id)
+        return filed
+
+    def resume(self) -> None:
+        """Queues the jobs of proposals that a stop of the server left undecided."""
+        for filed in self.proposals.all():
+            if filed.proposal.state in UNDECIDED:
+                self.enqueue(filed.proposal.id)
+
+    def enqueue(self, proposal_id: str) -> None:
+        """Queues the job that carries a proposal on."""
+        self._jobs.submit(proposal_id, lambda stop: self.checker.run(proposal_id, stop))
+
+    def look_again(self, proposal_id: str) -> Filed:
+        """Takes one more look and returns the proposal after it; approvals are void then.
+
+        Raises:
+            IllegalTransition: it is still being worked on, decided, or out of looks.
+        """
+        filed = self.proposals.get(proposal_id)
+        if proposal_id in self._jobs.pending:
+            raise IllegalTransition(
+                f"proposal {proposal_id} is being worked on", mend="wait for its looks"
+            )
+        state = filed.proposal.state
+        if state not in (
+            ProposalState.CHECKING,
+            ProposalState.AWAITING_APPROVAL,
+            ProposalState.MERGEABLE,
+        ):
+            raise IllegalTransition(f"proposal {proposal_id} is {state} and takes no look",
+                                    mend="look at the proposal as it is now")  # fmt: skip
+        self.checker.one_look(proposal_id, threading.Event())
+        return self.proposals.get(proposal_id)
+
+    def approve(self, proposal_id: str, signature: Signature) -> Filed:
+        """Adds one person's approval, verified, to the proposal as it stands.
+
+        Raises:
+            KeyUnknown, SignatureInvalid, DigestMismatch, ReplayDetected, Expired,
+            DuplicateSigner, IllegalTransition: nothing was changed.
+        """
+        policy = self.proposals.need_policy()
+        with self._lock, self.proposals.state.transaction() as tx:
+            filed = self.proposals.get(proposal_id)
+            approver = next((a for a in policy.approvers if a.key_id == signature.key_id), None)
+            row = next((k for k in tx.list_keys() if k.key_id == signature.key_id), None)
+            if approver is None or row is None or row.revoked_at is not None:
+                raise KeyUnknown(f"{signature.key_id[:80]!r} is not an approver of this policy",
+                                 mend="sign with an enrolled approver's key")  # fmt: skip
+            if filed.proposal.proposal_digest is None:
+                advance(filed.proposal, Approved(signature=signature), policy=policy)
+            check_act(
+                signature,
+                public_key=approver.public,
+                expected=Expectation(
+                    action=Action.APPROVE,
+                    target=filed.proposal.proposal_digest or "",
+                    state_version=tx.state_version(),
+                    policy=policy.digest,
+                ),
+                now=self.proposals.now_ms() // 1000,
+            )
+            moved = self.proposals.move(
+                filed, Approved(signature=signature), tx, kind="proposal.approved"
+            )
+            _write_approvals(moved.proposal, tx, now=self.proposals.now_ms())
+            return moved
+
+    def reject(self, proposal_id: str, reason: str) -> Filed:
+        """Closes a proposal for good, with the reason.
+
+        Raises:
+            IllegalTransition: it is closed already, or no reason is given.
+        """
+        with self._lock, self.proposals.state.transaction() as tx:
+            filed = self.proposals.get(proposal_id)
+            return self.proposals.move(filed, Rejected(reason=reason), tx, kind="proposal.rejected")
+
+    def view(self, filed: Filed) -> dict[str, Any]:
+        """Returns a proposal as the API shows it: gates, approvals, quorum and what blocks it."""
+        policy = self.proposals.need_policy()
+        proposal = filed.proposal
+        situation = situation_now(self.proposals, self._published)
+        names = {a.key_id: a.name for a in policy.approvers}
+        with self.proposals.state.read() as tx:
+            at = {row.key_id: row.at // 1000 for row in tx.list_approvals(proposal.id)}
+        progress = self.checker.progress(proposal.id)
+        return {
+            "id": proposal.id,
+            "state": proposal.state,
+            "adapter": proposal.adapter_name,
+            "candidate": f"{proposal.adapter_name}@{proposal.candidate_digest}"
+            if proposal.candidate_digest
+            else None,
+            "candidate_digest": proposal.candidate_digest,
+            "proposal_digest": proposal.proposal_digest,
+            "evidence_root": proposal.evidence_root,
+            "domain": proposal.domain,
+            "parent_revision": proposal.parent_revision,
+            "policy_digest": policy.digest,
+            "state_version": situation.state_version,
+            "provenance": filed.provenance,
+            "gates": _gate_views(proposal, filed, situation),
+            "approvals": [
+                {"key_id": s.key_id, "name": names.get(s.key_id, "unknown"), "at": at.get(s.key_id)}
+                for s in proposal.approvals
+            ],
+            "quorum": {"k": policy.k, "n": len(policy.approvers)},
+            "blockers": list(blockers(proposal, situation)),
+            "reason": proposal.reason,
+            "attestation": self.proposals.identity.attestation_label,
+            "progress": {
+                "stage": progress.stage,
+                "share": round(progress.share, 3),
+                "loss": progress.loss,
+            },
+            "created_at": filed.created_at // 1000,
+        }
+
+
+def _write_approvals(proposal: Proposal, tx: Transaction, *, now: int) -> None:
+    """Writes the approvals that count, each with the time when it came."""
+    came = {row.key_id: row for row in tx.list_approvals(proposal.id)}
+    tx.clear_approvals(proposal.id)
+    for approval in proposal.approvals:
+        signature = signature_to_json(approval)
+        row = came.get(approval.key_id)
+        at = row.at if row is not None and row.signature == signature else now
+        tx.add_approval(
+            ApprovalRow(proposal=proposal.id, key_id=approval.key_id, signature=signature, at=at)
+        )
+
+
+def _gate_views(proposal: Proposal, filed: Filed, situation: Situation) -> list[dict[str, Any]]:
+    views = []
+    for spec, gate in zip(
+        situation.policy.gates, gate_standings(proposal, situation.policy), strict=True
+    ):
+        own = [v for look in proposal.looks for v in look if v.gate == spec.name]
+        measured = own[-1].measurement if own else None
+        error = (filed.errors or {}).get(spec.name)
+        views.append(
+            {
+                "name": spec.name,
+                "verdict": "error" if error else gate.outcome,
+                "why": error or (own[-1].why if own else gate.why),
+                "metric": spec.metric,
+                "baseline": measured.baseline if measured else None,
+                "candidate": measured.candidate if measured else None,
+                "effect": measured.effect if measured else None,
+                "ci": list(measured.ci) if measured else None,
+                "threshold": spec.threshold,
+                "mde": measured.to_json()["mde"] if measured else None,
+                "passes": gate.passes_in_a_row,
+                "required": spec.passes_required,
+                "looks": gate.looks,
+                "items": measured.num_items if measured else 0,
+                "notes": list(measured.notes) if measured else [],
+                "history": [
+                    {"verdict": v.outcome, "why": v.why,
+                     "effect": v.measurement.effect if v.measurement else None,
+                     "ci": list(v.measurement.ci) if v.measurement else None}
+                    for v in own
+                ],
+            }
+        )  # fmt: skip
+    return views
+
+
+def _provenance(
+    examples: Sequence[ExampleRecord], steps: Sequence[LearnRecord], lora: LoraConfig
+) -> dict[str, Any]:
+    return {
+        "examples": [
+            {
+                "digest": e.digest,
+                "blob": e.blob,
+                "kind": e.kind,
+                "source": e.source,
+                "consent": e.consent,
+            }
+            for e in examples
+        ],
+        "kept_for_gates": sum(is_held_for_gates(e.digest) for e in examples),
+        "learning": [
+            {
+                "before": s.digest_before,
+                "after": s.digest_after,
+                "steps": s.steps,
+                "source": s.source,
+            }
+            for s in steps
+        ],
+        "lora": {
+            "r": lora.r,
+            "lora_alpha": lora.lora_alpha,
+            "target_modules": list(lora.target_modules),
+        },
+    }

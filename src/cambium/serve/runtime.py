@@ -1,0 +1,301 @@
+"""The composition root: one object that holds everything a server needs, and its lifetime."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+from cambium.core.errors import (
+    AdapterNotFound,
+    DataError,
+    ModelNotFound,
+    NotFound,
+)
+from cambium.core.nouns import AdapterState, parse_model_name
+from cambium.models.allocator import keep_freed_memory
+from cambium.models.base import load_base
+from cambium.models.encoder import SentenceEncoder
+from cambium.models.engine import Engine, EngineConfig
+from cambium.models.lora import Lora, delta_norms, from_bytes
+from cambium.serve.api.openai.runtime import Answerer, ModelEntry, TraceDraft
+from cambium.serve.bank import Bank, stored_bytes
+from cambium.serve.bootstrap import Identity, policy_in_force, server_identity
+from cambium.serve.bounds import BARE_BUDGET
+from cambium.serve.checking import Checker
+from cambium.serve.config import ServerConfig
+from cambium.serve.consolidation import Consolidator
+from cambium.serve.ephemeral import EphemeralAdapters
+from cambium.serve.janitor import Janitor
+from cambium.serve.jobs import JobRunner
+from cambium.serve.log_head import sign_newest
+from cambium.serve.metrics import Metrics
+from cambium.serve.proposals import Proposals
+from cambium.serve.publish import Published, open_bank
+from cambium.serve.releases import Releases
+from cambium.serve.review import Review
+from cambium.serve.store.records import TraceRow
+from cambium.serve.store.state import State
+from cambium.serve.traces import TraceLane
+from cambium.trust.policy import Policy
+
+MAX_CACHED_VERSIONS = 64
+
+
+class Runtime:
+    """A server without its HTTP: open it, use its parts, close it.
+
+    Raises:
+        StateLocked: another process holds the state folder.
+        ConfigError: the state was made on another base, or under another policy than asked for.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        keep_freed_memory()
+        self.config = config
+        self.started_at = int(time.time())
+        # What is opened closes in the opposite order, whether the whole opened or not.
+        self._opened = ExitStack()
+        self.state = State.open(config.state, url=config.db)
+        self._opened.callback(self.state.close)
+        try:
+            self._open(config)
+        except BaseException:
+            self._opened.close()
+            raise
+
+    def _open(self, config: ServerConfig) -> None:
+        self.identity: Identity = server_identity(config.state, self.state)
+        self.policy: Policy | None = policy_in_force(config, self.state)
+        self.base = load_base(config.model)
+        self.published: Published = open_bank(
+            self.state, self.base, identity=self.identity, policy=self.policy, now_ms=self.now_ms()
+        )
+        self.encoder = SentenceEncoder()
+        self.traces = TraceLane(self.state)
+        self._opened.callback(self.traces.close)
+        self.engine = Engine(self.base, EngineConfig(num_rows=config.num_rows))
+        self._opened.callback(self.engine.close)
+        budget = self.policy.learning if self.policy else BARE_BUDGET
+        self.adapters = EphemeralAdapters(
+            self.base, self.state, bounds=budget, bank=lambda: self.bank, now_ms=self.now_ms
+        )
+        self.janitor = Janitor(self.adapters, self.state)
+        self._opened.callback(self.janitor.close)
+        self.jobs = JobRunner()
+        self._opened.callback(self.jobs.close)
+        self.proposals = Proposals(
+            state=self.state, identity=self.identity, policy=self.policy, now_ms=self.now_ms
+        )
+        consolidator = Consolidator(
+            engine=self.engine,
+            blobs=self.state.blobs,
+            embed=self.encoder.embed,
+            num_replay=config.num_replay_anchors,
+            num_retention=config.num_retention_anchors,
+            anchor_tokens=config.anchor_tokens,
+        )
+        deciding = threading.RLock()
+        self.review = Review(
+            self.proposals,
+            published=self.published,
+            adapters=self.adapters,
+            jobs=self.jobs,
+            checker=Checker(
+                self.proposals,
+                published=self.published,
+                consolidator=consolidator,
+                lock=deciding,
+            ),
+            lock=deciding,
+        )
+        self.releases = Releases(
+            self.proposals, published=self.published, review=self.review, lock=deciding
+        )
+        self._versions: dict[str, Lora] = {}
+        self._norms: dict[str, float] = {}
+        self.metrics = Metrics(attestation=self.identity.attestation_label)
+        self.metrics.watch("cambium_revision", "The served revision.", lambda: self.revision)
+        self.metrics.watch(
+            "cambium_answers_active", "Answers under way.", lambda: self.engine.num_active
+        )
+        self.review.resume()
+
+    @property
+    def bank(self) -> Bank:
+        """Returns the bank that is being served."""
+        return self.published.bank
+
+    @property
+    def revision(self) -> int:
+        """Returns the number of the revision that is being served."""
+        return self.bank.revision.number
+
+    def now_ms(self) -> int:
+        """Returns milliseconds since 1970, UTC."""
+        return time.time_ns() // 1_000_000
+
+    def allowed_domains(self) -> tuple[str, ...]:
+        """Returns the domains that the policy lists; without a policy, any name."""
+        return self.policy.domains if self.policy else ("*",)
+
+    def check_scope(self, scope: str) -> None:
+        """Refuses a safety scope that the policy does not define.
+
+        Raises:
+            DataError: unknown scope.
+        """
+        scopes = self.policy.scopes if self.policy else ("text",)
+        if scope not in scopes:
+            raise DataError(
+                f"the policy defines no scope {scope[:80]!r}", mend=f"use one of {list(scopes)}"
+            )
+
+    def models(self) -> list[ModelEntry]:
+        """Returns every name that `resolve` knows."""
+        entries = [ModelEntry(id=name, created=self.started_at, owned_by=self.base.name)
+                   for name in ("base", "stable")]  # fmt: skip
+        for record in self.adapters.list():
+            if record.state is AdapterState.EPHEMERAL:
+                entries.append(ModelEntry(id=record.name, created=record.created_at // 1000,
+                                          owned_by=f"cambium:{record.state}"))  # fmt: skip
+        return entries
+
+    def resolve(self, model: str, *, domain: str | None, text: str) -> Answerer:
+        """Returns what answers to `model`: base, stable, or an adapter by name or by digest.
+
+        Raises:
+            ModelNotFound, DomainNotFound: nothing answers to it; never the base instead.
+            AdapterExpired, AdapterQuarantined: it did once.
+        """
+        bank = self.bank
+        if model == "base":
+            return Answerer(model=model, adapter="base", adapters=(), revision=bank.revision.number)
+        if model == "stable":
+            return self._stable(bank, domain, text)
+        try:
+            name, digest = parse_model_name(model)
+            return self._adapter(model, name, digest, bank)
+        except (AdapterNotFound, DataError) as error:
+            raise ModelNotFound(
+                f"the model {model[:100]!r} does not exist", mend="see GET /v1/models"
+            ) from error
+
+    def record(self, trace: TraceDraft) -> None:
+        """Keeps one request's trace; see `traces` for when it is durable."""
+        answerer = trace.answerer
+        detail = dict(answerer.detail)
+        record: dict[str, Any] = {
+            "request_id": trace.request_id,
+            "endpoint": trace.endpoint,
+            "model": answerer.model,
+            "revision": answerer.revision,
+            "adapters": detail.pop("adapters", []),
+            "retrieved": [],
+            "safety_scores": None,
+            "tripwire_hits": [],
+            "attestation": self.identity.attestation_label,
+            "route": detail,
+            "usage": {
+                "prompt_tokens": trace.prompt_tokens,
+                "completion_tokens": trace.completion_tokens,
+            },
+            "finish_reasons": list(trace.finish_reasons),
+            "timings_ms": {
+                "queued": round(trace.queued_ms, 3),
+                "first_token": None
+                if trace.first_token_ms is None
+                else round(trace.first_token_ms, 3),
+                "total": round(trace.total_ms, 3),
+            },
+            "params": trace.params,
+        }
+        self.metrics.observe(trace)
+        self.traces.record(TraceRow(request_id=trace.request_id, at=self.now_ms(), record=record))
+
+    def state_version(self) -> int:
+        """Returns the state version that signatures must be made for."""
+        with self.state.read() as tx:
+            return tx.state_version()
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Returns the audit log's newest entry under a fresh signature of the server.
+
+        Raises:
+            AuditBroken: it does not extend what was signed before.
+        """
+        with self.state.transaction() as tx:
+            head = sign_newest(tx, self.identity.key)
+        return {**head.__dict__, "public": self.identity.key.public_key.raw}
+
+    def close(self) -> None:
+        """Ends the background threads and lets the next process have the state."""
+        self._opened.close()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _stable(self, bank: Bank, domain: str | None, text: str) -> Answerer:
+        detail: dict[str, object] = {"domain": domain, "by": "request"}
+        if domain is None:
+            picked = bank.pick(text, self.encoder.embed)
+            domain = picked.domain
+            detail = {"domain": domain, "by": "router",
+                      "leads": {d: round(v, 4) for d, v in picked.leads.items()}}  # fmt: skip
+        if domain is None:
+            return Answerer(model="stable", adapter="base", adapters=(),
+                            revision=bank.revision.number, detail=detail)  # fmt: skip
+        served = bank.serving(domain)
+        detail["adapters"] = [self._described(str(served.ref), served.lora)]
+        return Answerer(model="stable", adapter=str(served.ref), adapters=(served.lora,),
+                        revision=bank.revision.number, detail=detail)  # fmt: skip
+
+    def _adapter(self, model: str, name: str, digest: str | None, bank: Bank) -> Answerer:
+        number = bank.revision.number
+        if digest is not None and digest != self.adapters.current_digest(name):
+            ref, lora = f"{name}@{digest}", self._version(name, digest)
+            return Answerer(model=model, adapter=ref, adapters=(lora,), revision=number,
+                            detail={"adapters": [self._described(ref, lora)]})  # fmt: skip
+        live = self.adapters.get_live(name)
+        return Answerer(
+            model=model,
+            adapter=f"{name}@{live.record.digest}",
+            adapters=(*live.parent, live.lora),
+            revision=number,
+            detail={
+                "parent_revision": live.record.parent_revision,
+                "adapters": [self._described(f"{name}@{live.record.digest}", live.lora)],
+            },
+        )
+
+    def _version(self, name: str, digest: str) -> Lora:
+        key = f"{name}@{digest}"
+        if key not in self._versions:
+            try:
+                with self.state.read() as tx:
+                    row = tx.get_version(name, digest)
+            except NotFound as error:
+                raise ModelNotFound(
+                    f"no version {digest} of {name!r}", mend="see GET /adapters"
+                ) from error
+            while len(self._versions) >= MAX_CACHED_VERSIONS:
+                self._versions.pop(next(iter(self._versions)))
+            self._versions[key] = from_bytes(stored_bytes(self.state, row), self.base.sites)
+        return self._versions[key]
+
+    def _described(self, ref: str, lora: Lora) -> dict[str, object]:
+        if ref not in self._norms:
+            if len(self._norms) >= 4 * MAX_CACHED_VERSIONS:
+                self._norms.clear()
+            self._norms[ref] = sum(n * n for n in delta_norms(lora).values()) ** 0.5
+        return {"adapter": ref, "delta_norm": round(self._norms[ref], 5)}

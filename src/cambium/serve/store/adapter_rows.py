@@ -1,0 +1,130 @@
+"""Rows of adapters: their versions, what they learned, and the examples given with consent."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects import sqlite
+
+from cambium.core.errors import AdapterNotFound, ConsentMissing
+from cambium.core.nouns import AdapterState
+from cambium.serve.store.records import AdapterRecord, ExampleRecord, LearnRecord, VersionRecord
+from cambium.serve.store.rows import Rows, columns, values_of
+from cambium.serve.store.schema import Adapter, AdapterVersion, Example, LearnStep
+
+_ADAPTERS = columns(Adapter, AdapterRecord)
+_VERSIONS = columns(AdapterVersion, VersionRecord)
+
+
+class AdapterRows(Rows):
+    """Adapters by name, versions by name and digest."""
+
+    def put_adapter(self, record: AdapterRecord) -> None:
+        """Inserts the adapter, or replaces what its name stood for.
+
+        Raises:
+            StateCorrupt: a blob it names was not put before.
+        """
+        self._need_blob(record.weights_blob)
+        self._need_blob(record.optimizer_blob)
+        self._put(Adapter, record)
+
+    def find_adapter(self, name: str) -> AdapterRecord | None:
+        """Returns the adapter of this name, or None."""
+        return self._first(AdapterRecord, _ADAPTERS.where(Adapter.name == name))
+
+    def get_adapter(self, name: str) -> AdapterRecord:
+        """Returns the adapter of this name.
+
+        Raises:
+            AdapterNotFound: there is none.
+        """
+        record = self.find_adapter(name)
+        if record is None:
+            raise AdapterNotFound(f"no adapter is named {name!r:.100}", mend="list the adapters")
+        return record
+
+    def list_adapters(
+        self, *, state: AdapterState | None = None, tenant: str | None = None
+    ) -> list[AdapterRecord]:
+        """Returns the adapters, oldest first, of one state or tenant if given."""
+        statement = _ADAPTERS.order_by(Adapter.created_at, Adapter.name)
+        if state is not None:
+            statement = statement.where(Adapter.state == state)
+        if tenant is not None:
+            statement = statement.where(Adapter.tenant == tenant)
+        return self._all(AdapterRecord, statement)
+
+    def put_version(self, record: VersionRecord) -> None:
+        """Keeps a version for good, as it was first put; the adapter's own row must be there.
+
+        Raises:
+            StateCorrupt: the blob it names was not put before.
+            DataError: there is no adapter of this name.
+        """
+        self._need_blob(record.weights_blob)
+        self._add_once(AdapterVersion, record)
+
+    def get_version(self, name: str, digest: str) -> VersionRecord:
+        """Returns the kept version `name@digest`.
+
+        Raises:
+            AdapterNotFound: no such version was kept.
+        """
+        statement = _VERSIONS.where(AdapterVersion.name == name, AdapterVersion.digest == digest)
+        record = self._first(VersionRecord, statement)
+        if record is None:
+            raise AdapterNotFound(
+                f"no kept version is {name!r:.100}@{digest:.71}", mend="list the adapters"
+            )
+        return record
+
+    def list_versions(self, name: str) -> list[VersionRecord]:
+        """Returns the kept versions of this name, oldest first."""
+        ordered = _VERSIONS.order_by(AdapterVersion.created_at, AdapterVersion.digest)
+        return self._all(VersionRecord, ordered.where(AdapterVersion.name == name))
+
+    def add_learn_step(self, record: LearnRecord) -> int:
+        """Adds an accepted call to learn and returns its id; `record.id` is ignored.
+
+        Raises:
+            DataError: there is no adapter of this name.
+        """
+        return self._add_numbered(LearnStep, record)
+
+    def list_learn_steps(self, adapter: str) -> list[LearnRecord]:
+        """Returns the accepted calls to learn, oldest first."""
+        ordered = columns(LearnStep, LearnRecord).order_by(LearnStep.id)
+        return self._all(LearnRecord, ordered.where(LearnStep.adapter == adapter))
+
+    def add_example(self, record: ExampleRecord) -> bool:
+        """Keeps an example given with consent; returns False if this adapter has it already.
+
+        Raises:
+            ConsentMissing: `record.consent` is empty.
+            StateCorrupt: the blob it names was not put before.
+            DataError: there is no adapter of this name.
+        """
+        if not record.consent:
+            raise ConsentMissing(
+                "an example without consent is not kept", mend="give consent with the examples"
+            )
+        self._need_blob(record.blob)
+        values = values_of(record)
+        del values["id"]
+        insert = sqlite.insert(Example).values(**values)
+        once = insert.on_conflict_do_nothing(index_elements=["adapter", "digest"])
+        return self._connection.execute(once).rowcount == 1
+
+    def list_examples(self, adapter: str) -> list[ExampleRecord]:
+        """Returns the kept examples, in the order in which they came."""
+        ordered = columns(Example, ExampleRecord).order_by(Example.id)
+        return self._all(ExampleRecord, ordered.where(Example.adapter == adapter))
+
+    def count_examples(self, adapter: str) -> int:
+        """Returns how many examples are kept for this adapter."""
+        counted = select(func.count()).select_from(Example).where(Example.adapter == adapter)
+        return self._connection.execute(counted).scalar_one()
+
+    def delete_examples(self, adapter: str) -> int:
+        """Forgets this adapter's examples and returns how many; their blobs go with the sweep."""
+        return self._connection.execute(delete(Example).where(Example.adapter == adapter)).rowcount

@@ -1,0 +1,85 @@
+"""Turns what the disk and the database raise into the errors that callers know."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError, StatementError
+
+from cambium.core.errors import (
+    CambiumError,
+    ConfigError,
+    DataError,
+    StateCorrupt,
+    StateLocked,
+    StorageFull,
+)
+
+# EFBIG is how a limit on the size of files shows; to the caller it is a full disk too.
+FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+# SQLite says SQLITE_FULL only for ENOSPC; a quota shows as a refused write.
+_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
+_PRIMARY = 0xFF
+
+
+def storage_full() -> StorageFull:
+    """Returns the error for a disk that took no more."""
+    return StorageFull(
+        "the disk refused a write; nothing was changed",
+        mend="free space on the disk of the state folder and try again",
+    )
+
+
+@contextmanager
+def known_errors() -> Iterator[None]:
+    """Raises the project's errors in place of the database's and the disk's.
+
+    Raises:
+        StorageFull: the disk or its quota is full.
+        StateLocked: another process held the database for longer than the busy timeout.
+        StateCorrupt: the file is not a database, or a damaged one.
+        DataError: a row that contradicts a key or a reference.
+        ConfigError: the database cannot be opened.
+        CambiumError: anything else the database refuses.
+    """
+    try:
+        yield
+    except StatementError as error:
+        raise _known(error) from error
+    except OSError as error:
+        if error.errno in FULL_ERRNOS:
+            raise storage_full() from error
+        raise
+
+
+def _known(error: StatementError) -> CambiumError:
+    cause = error.orig
+    if isinstance(cause, CambiumError):  # a column type refused the value it was given
+        return cause
+    if isinstance(error, DBAPIError) and isinstance(cause, sqlite3.Error):
+        return _from_sqlite(cause)
+    return CambiumError(f"the database refused a statement: {cause}")
+
+
+def _from_sqlite(cause: sqlite3.Error) -> CambiumError:
+    code = getattr(cause, "sqlite_errorcode", None) or 0
+    primary = code & _PRIMARY
+    if code in _FULL:
+        return storage_full()
+    if primary == sqlite3.SQLITE_BUSY:
+        return StateLocked(
+            "another process is writing to the database", mend="stop it, or try again later"
+        )
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StateCorrupt(f"the database is damaged ({cause})", mend="restore it from a backup")
+    if primary == sqlite3.SQLITE_CONSTRAINT:
+        return DataError(f"the row contradicts what is stored ({cause})", mend="read it first")
+    if primary == sqlite3.SQLITE_CANTOPEN:
+        return ConfigError(
+            f"the database cannot be opened ({cause})", mend="check the state folder's permissions"
+        )
+    return CambiumError(f"the database refused a statement ({cause})")

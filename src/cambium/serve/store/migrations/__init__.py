@@ -1,0 +1,1 @@
+"""The Alembic environment; `cambium.serve.store.database.migrate` runs it."""

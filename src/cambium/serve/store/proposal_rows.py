@@ -1,0 +1,173 @@
+"""Rows of proposals, what was found out about them, who approved them, and what came of them."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, select
+
+from cambium.core.canonical import digest_json
+from cambium.core.errors import (
+    DigestMismatch,
+    DuplicateSigner,
+    IllegalTransition,
+    ProposalNotFound,
+    RevisionNotFound,
+    StateCorrupt,
+    TraceNotFound,
+)
+from cambium.core.nouns import ProposalState
+from cambium.serve.store.records import ApprovalRow, EvidenceRow, ProposalRow, RevisionRow, TraceRow
+from cambium.serve.store.rows import Rows, columns
+from cambium.serve.store.schema import Approval, Evidence, Proposal, Revision, Trace
+
+_PROPOSALS = columns(Proposal, ProposalRow)
+_REVISIONS = columns(Revision, RevisionRow)
+
+
+class ProposalRows(Rows):
+    """Proposals with their evidence and approvals; revisions; traces of answers."""
+
+    def put_proposal(self, row: ProposalRow) -> None:
+        """Inserts the proposal, or replaces the one of this id."""
+        self._put(Proposal, row)
+
+    def get_proposal(self, id: str) -> ProposalRow:
+        """Returns the proposal of this id.
+
+        Raises:
+            ProposalNotFound: there is none.
+        """
+        row = self._first(ProposalRow, _PROPOSALS.where(Proposal.id == id))
+        if row is None:
+            raise ProposalNotFound(f"no proposal has the id {id!r:.100}", mend="list the proposals")
+        return row
+
+    def list_proposals(self, *, state: ProposalState | None = None) -> list[ProposalRow]:
+        """Returns the proposals, oldest first, of one state if given."""
+        statement = _PROPOSALS.order_by(Proposal.created_at, Proposal.id)
+        if state is not None:
+            statement = statement.where(Proposal.state == state)
+        return self._all(ProposalRow, statement)
+
+    def add_evidence(self, row: EvidenceRow) -> None:
+        """Adds a signed statement; adding the same one again changes nothing.
+
+        Raises:
+            DigestMismatch: `row.digest` is not the digest of the envelope's canonical JSON.
+            DataError: there is no such proposal.
+        """
+        if digest_json(row.envelope) != row.digest:
+            raise DigestMismatch("the evidence's digest is of other bytes", mend="digest_json(it)")
+        self._add_once(Evidence, row)
+
+    def list_evidence(self, proposal: str) -> list[EvidenceRow]:
+        """Returns the statements about a proposal by look, then gate.
+
+        Raises:
+            StateCorrupt: a stored statement does not hash to its name.
+        """
+        ordered = columns(Evidence, EvidenceRow).order_by(Evidence.look, Evidence.gate)
+        rows = self._all(EvidenceRow, ordered.where(Evidence.proposal == proposal))
+        for row in rows:
+            _check(row.digest, content=row.envelope, what=f"evidence of {proposal}")
+        return rows
+
+    def add_approval(self, row: ApprovalRow) -> None:
+        """Adds a signature.
+
+        Raises:
+            DuplicateSigner: this key has approved this proposal already.
+            DataError: there is no such proposal.
+        """
+        key = (Approval.proposal == row.proposal, Approval.key_id == row.key_id)
+        if self._connection.execute(select(Approval.key_id).where(*key)).first():
+            raise DuplicateSigner(
+                f"{row.key_id} has approved this proposal already", mend="another key must sign"
+            )
+        self._add(Approval, row)
+
+    def list_approvals(self, proposal: str) -> list[ApprovalRow]:
+        """Returns the signatures on a proposal, oldest first."""
+        ordered = columns(Approval, ApprovalRow).order_by(Approval.at, Approval.key_id)
+        return self._all(ApprovalRow, ordered.where(Approval.proposal == proposal))
+
+    def clear_approvals(self, proposal: str) -> int:
+        """Voids the signatures on a proposal, as new evidence does, and returns how many."""
+        gone = delete(Approval).where(Approval.proposal == proposal)
+        return self._connection.execute(gone).rowcount
+
+    def add_revision(self, row: RevisionRow) -> None:
+        """Adds the next revision; the first may have any number.
+
+        Raises:
+            IllegalTransition: the number is not one more than the head's.
+            DigestMismatch: `row.digest` is not the digest of the manifest's canonical JSON.
+        """
+        head = self.head_revision()
+        if head is not None and row.number != head.number + 1:
+            raise IllegalTransition(
+                f"revision {row.number} cannot follow revision {head.number}",
+                mend="numbers grow by one",
+            )
+        if digest_json(row.manifest) != row.digest:
+            raise DigestMismatch("the revision's digest is of another manifest", mend="digest it")
+        self._add(Revision, row)
+
+    def head_revision(self) -> RevisionRow | None:
+        """Returns the newest revision, or None before the first.
+
+        Raises:
+            StateCorrupt: its manifest does not hash to its name.
+        """
+        newest = self._first(RevisionRow, _REVISIONS.order_by(Revision.number.desc()))
+        return None if newest is None else _sound(newest)
+
+    def get_revision(self, number: int) -> RevisionRow:
+        """Returns the revision of this number.
+
+        Raises:
+            RevisionNotFound: there is none.
+            StateCorrupt: its manifest does not hash to its name.
+        """
+        row = self._first(RevisionRow, _REVISIONS.where(Revision.number == number))
+        if row is None:
+            raise RevisionNotFound(f"there is no revision {number}", mend="list the revisions")
+        return _sound(row)
+
+    def list_revisions(self) -> list[RevisionRow]:
+        """Returns the revisions, oldest first.
+
+        Raises:
+            StateCorrupt: a manifest does not hash to its name.
+        """
+        rows = self._all(RevisionRow, _REVISIONS.order_by(Revision.number))
+        return [_sound(row) for row in rows]
+
+    def put_trace(self, row: TraceRow) -> None:
+        """Keeps what stood behind an answer."""
+        self._put(Trace, row)
+
+    def get_trace(self, request_id: str) -> TraceRow:
+        """Returns what stood behind an answer.
+
+        Raises:
+            TraceNotFound: no answered request has this id.
+        """
+        row = self._first(TraceRow, columns(Trace, TraceRow).where(Trace.request_id == request_id))
+        if row is None:
+            raise TraceNotFound(
+                f"no answered request has the id {request_id!r:.100}",
+                mend="use the x-cambium-request-id of an answer",
+            )
+        return row
+
+
+def _sound(row: RevisionRow) -> RevisionRow:
+    _check(row.digest, content=row.manifest, what=f"revision {row.number}")
+    return row
+
+
+def _check(digest: str, *, content: object, what: str) -> None:
+    if digest_json(content) != digest:
+        raise StateCorrupt(
+            f"the stored {what} does not hash to its name", mend="restore the state from a backup"
+        )

@@ -1,0 +1,237 @@
+"""The tables; `migrations/` makes exactly these, held by a test."""
+
+from __future__ import annotations
+
+import json
+from typing import cast
+
+from sqlalchemy import (
+    CheckConstraint,
+    Dialect,
+    Enum,
+    ForeignKey,
+    MetaData,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from cambium.core.canonical import canonical_json
+from cambium.core.nouns import AdapterState, ProposalState
+
+Object = dict[str, object]
+
+
+class CanonicalJson(TypeDecorator[object]):
+    """JSON as canonical text, so that a digest taken before still holds after reading."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: object, dialect: Dialect) -> str:
+        """Returns the text to store."""
+        return canonical_json(value).decode("utf-8")
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> object:
+        """Returns the value as JSON reads it; a list comes back as a tuple."""
+        read = json.loads(cast("str", value))
+        return tuple(cast("list[object]", read)) if isinstance(read, list) else read
+
+
+class Table(DeclarativeBase):
+    """The root of the tables, with one rule for the names of constraints."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012  (SQLAlchemy reads it from the class)
+        Object: CanonicalJson,
+        tuple[float, ...]: CanonicalJson,
+        str: Text,
+        AdapterState: Enum(
+            AdapterState, native_enum=False, length=16, values_callable=lambda e: [*map(str, e)]
+        ),
+        ProposalState: Enum(
+            ProposalState, native_enum=False, length=24, values_callable=lambda e: [*map(str, e)]
+        ),
+    }
+
+
+class Meta(Table):
+    """Single values: the state's version, the digest of the base."""
+
+    __tablename__ = "meta"
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+
+
+class Policy(Table):
+    """Signed policies; at most one is in force."""
+
+    __tablename__ = "policies"
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    toml: Mapped[str]
+    signature: Mapped[Object]
+    created_at: Mapped[int]
+    # True or NULL, never false: a unique column then allows one policy in force.
+    active: Mapped[bool | None] = mapped_column(unique=True)
+
+
+class Key(Table):
+    """Enrolled public keys; the same key bytes cannot enrol under two ids."""
+
+    __tablename__ = "keys"
+    key_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    role: Mapped[str]
+    public: Mapped[str] = mapped_column(unique=True)
+    enrolled_at: Mapped[int]
+    revoked_at: Mapped[int | None]
+
+
+class Adapter(Table):
+    """Adapters as they now stand."""
+
+    __tablename__ = "adapters"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str]
+    state: Mapped[AdapterState] = mapped_column(index=True)
+    tenant: Mapped[str]
+    domain: Mapped[str | None]
+    scope: Mapped[str]
+    config_json: Mapped[str]
+    parent_revision: Mapped[int]
+    created_at: Mapped[int]
+    expires_at: Mapped[int | None]
+    weights_blob: Mapped[str | None]
+    optimizer_blob: Mapped[str | None]
+    steps: Mapped[int]
+    detail: Mapped[Object]
+
+
+class AdapterVersion(Table):
+    """Frozen and stable versions, by name and digest."""
+
+    __tablename__ = "adapter_versions"
+    name: Mapped[str] = mapped_column(ForeignKey("adapters.name"), primary_key=True)
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    config_json: Mapped[str]
+    weights_blob: Mapped[str]
+    created_at: Mapped[int]
+
+
+class LearnStep(Table):
+    """Accepted calls to learn."""
+
+    __tablename__ = "learn_steps"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    adapter: Mapped[str] = mapped_column(ForeignKey("adapters.name"), index=True)
+    at: Mapped[int]
+    digest_before: Mapped[str]
+    digest_after: Mapped[str]
+    losses: Mapped[tuple[float, ...]]
+    steps: Mapped[int]
+    num_examples: Mapped[int]
+    consent: Mapped[str | None]
+    source: Mapped[str | None]
+    monitors: Mapped[Object]
+
+
+class Example(Table):
+    """Examples given with consent, each once for an adapter."""
+
+    __tablename__ = "examples"
+    __table_args__ = (
+        UniqueConstraint("adapter", "digest"),
+        CheckConstraint("consent <> ''", name="consented"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    adapter: Mapped[str] = mapped_column(ForeignKey("adapters.name"))
+    digest: Mapped[str]
+    blob: Mapped[str]
+    kind: Mapped[str]
+    source: Mapped[str | None]
+    consent: Mapped[str]
+    at: Mapped[int]
+
+
+class Proposal(Table):
+    """Proposals, each as one record."""
+
+    __tablename__ = "proposals"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[ProposalState] = mapped_column(index=True)
+    record: Mapped[Object]
+    created_at: Mapped[int]
+    updated_at: Mapped[int]
+
+
+class Evidence(Table):
+    """Signed statements about candidates."""
+
+    __tablename__ = "evidence"
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    proposal: Mapped[str] = mapped_column(ForeignKey("proposals.id"), index=True)
+    look: Mapped[int]
+    gate: Mapped[str]
+    envelope: Mapped[Object]
+    at: Mapped[int]
+
+
+class Approval(Table):
+    """Signatures on proposals, one for each key."""
+
+    __tablename__ = "approvals"
+    proposal: Mapped[str] = mapped_column(ForeignKey("proposals.id"), primary_key=True)
+    key_id: Mapped[str] = mapped_column(primary_key=True)
+    signature: Mapped[Object]
+    at: Mapped[int]
+
+
+class Revision(Table):
+    """Signed revisions of the stable bank."""
+
+    __tablename__ = "revisions"
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    digest: Mapped[str] = mapped_column(unique=True)
+    manifest: Mapped[Object]
+    signature: Mapped[Object]
+    at: Mapped[int]
+
+
+class Trace(Table):
+    """What stood behind each answer."""
+
+    __tablename__ = "traces"
+    request_id: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[int]
+    record: Mapped[Object]
+
+
+class Audit(Table):
+    """The audit log: each entry hashes the one before it."""
+
+    __tablename__ = "audit"
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[int]
+    kind: Mapped[str]
+    body: Mapped[Object]
+    prev: Mapped[str]
+    hash: Mapped[str] = mapped_column(unique=True)
+
+
+class Head(Table):
+    """The latest signed head of the audit log: one row."""
+
+    __tablename__ = "heads"
+    seq: Mapped[int] = mapped_column(ForeignKey("audit.seq"), primary_key=True)
+    hash: Mapped[str]
+    key_id: Mapped[str]
+    signature: Mapped[str]

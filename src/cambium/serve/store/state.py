@@ -1,0 +1,173 @@
+"""The state folder: its lock, its database, its blobs.
+
+`DIR/lock`, `DIR/cambium.db` (SQLite: WAL, synchronous=FULL, foreign keys on) and `DIR/blobs`.
+A transaction that has ended without an error survives `kill -9` and power loss.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from sqlalchemy import Connection, Engine
+
+from cambium.core.errors import CambiumError, ConfigError, StateLocked
+from cambium.serve.store.blobs import BlobStore, make_durable_folder
+from cambium.serve.store.database import (
+    database_url,
+    for_writing,
+    migrate,
+    open_engine,
+    require_current_schema,
+)
+from cambium.serve.store.failures import known_errors
+from cambium.serve.store.folder_lock import FolderLock
+from cambium.serve.store.transaction import Transaction
+
+
+class State:
+    """An open state folder; safe for threads, with one writer at a time.
+
+    Open it with `State.open`, close it with `close` or by leaving a `with` block.
+    """
+
+    def __init__(self, engine: Engine, *, blobs: BlobStore, lock: FolderLock | None) -> None:
+        self.blobs = blobs
+        self._engine = engine
+        self._lock = lock
+        self._closed = False
+        self._writing = threading.Lock()
+        self._writer: int | None = None
+
+    @classmethod
+    def open(cls, folder: Path, *, url: str | None = None, exclusive: bool = True) -> State:
+        """Opens a state folder, which is made if it is not there.
+
+        Args:
+            url: `sqlite:///PATH` of a database elsewhere; `DIR/cambium.db` if None.
+            exclusive: False opens a state that is there, perhaps in another process's hands,
+                for reading only.
+
+        Raises:
+            StateLocked: another process, named in the message, holds the folder.
+            ConfigError: the folder or the URL cannot be used, or another version wrote it.
+            StateCorrupt: the database is damaged.
+            StorageFull: there is no room for the first files.
+        """
+        database = database_url(url, default=folder / "cambium.db")
+        if not exclusive:
+            if not Path(str(database.database)).is_file():
+                raise ConfigError(f"there is no state in {folder}", mend="start a server on it")
+            return cls._opened(open_engine(database), folder=folder, lock=None)
+        with known_errors():
+            try:
+                make_durable_folder(folder)
+                lock = FolderLock(folder / "lock")
+            except (PermissionError, FileExistsError, NotADirectoryError) as error:
+                raise ConfigError(
+                    f"{folder} cannot hold a state ({error.strerror})", mend="name another folder"
+                ) from error
+        try:
+            return cls._opened(open_engine(database), folder=folder, lock=lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def _opened(cls, engine: Engine, *, folder: Path, lock: FolderLock | None) -> State:
+        state = cls(engine, blobs=BlobStore(folder / "blobs"), lock=lock)
+        try:
+            if lock is None:
+                with state._connection_for_reading() as connection:
+                    require_current_schema(connection)
+            else:
+                with state._connection_for_writing() as connection:
+                    migrate(connection)
+                state.blobs.delete_partial()
+        except BaseException:
+            engine.dispose()
+            raise
+        return state
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Gives the one writer: commits at the end, and changes nothing if an error leaves it.
+
+        Raises:
+            StorageFull: the disk took no more; nothing was changed.
+            StateLocked: the state was opened for reading only, or another process is writing.
+            DataError: a row contradicts a key or a reference.
+            CambiumError: this thread is in a transaction already, or the state is closed.
+        """
+        if self._lock is None:
+            raise StateLocked("the state is open for reading only", mend="ask the server to write")
+        with self._connection_for_writing() as connection:
+            yield Transaction(connection, blobs=self.blobs)
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """Gives one unchanging view of the state; it waits for no writer and refuses to write."""
+        with self._connection_for_reading() as connection:
+            yield Transaction(connection, blobs=self.blobs)
+
+    def sweep_blobs(self, *, grace_s: float = 60.0) -> int:
+        """Deletes the blobs that no row names and returns how many.
+
+        No writer can name one of them meanwhile. What this process put in the last `grace_s`
+        seconds stays: the row that names it may be about to be written.
+        """
+        with self.transaction() as transaction:
+            return self.blobs.delete_unreferenced(transaction.blobs_named(), grace_s=grace_s)
+
+    def close(self) -> None:
+        """Waits for the writer, closes the database and lets the next process in."""
+        with self._writing:
+            if not self._closed:
+                self._closed = True
+                self._engine.dispose()
+                if self._lock is not None:
+                    self._lock.release()
+
+    def __enter__(self) -> State:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _connection_for_writing(self) -> Iterator[Connection]:
+        if self._writer == threading.get_ident():
+            raise CambiumError(
+                "this thread is in a transaction already", mend="write in the outer transaction"
+            )
+        with self._writing:
+            self._refuse_if_closed()
+            self._writer = threading.get_ident()
+            try:
+                with (
+                    known_errors(),
+                    self._engine.connect() as connection,
+                    for_writing(connection).begin(),
+                ):
+                    yield connection
+            finally:
+                self._writer = None
+
+    @contextmanager
+    def _connection_for_reading(self) -> Iterator[Connection]:
+        self._refuse_if_closed()
+        with known_errors(), self._engine.connect() as connection, connection.begin() as view:
+            yield connection
+            view.rollback()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise CambiumError("the state is closed", mend="open it again")

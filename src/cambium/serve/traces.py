@@ -1,0 +1,83 @@
+"""Traces: what stood behind each answer, written in batches in their own lane.
+
+A trace is visible at once and durable within `FLUSH_S`; only then does losing power lose it.
+It is not an acknowledged write: answers do not wait for the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+
+from cambium.core.errors import CambiumError
+from cambium.serve.store.records import TraceRow
+from cambium.serve.store.state import State
+
+FLUSH_S = 0.05
+MAX_PENDING = 20_000
+_log = logging.getLogger(__name__)
+
+
+class TraceLane:
+    """Collects traces and writes them together from one thread."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._pending: OrderedDict[str, TraceRow] = OrderedDict()
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._filled = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
+        self._thread.start()
+
+    def record(self, trace: TraceRow) -> None:
+        """Takes a trace; it can be read from now on."""
+        with self._lock:
+            self._pending[trace.request_id] = trace
+            if len(self._pending) > MAX_PENDING:  # the disk is full: memory must not fill too
+                self._pending.popitem(last=False)
+        self._filled.set()
+
+    def get(self, request_id: str) -> TraceRow:
+        """Returns a trace.
+
+        Raises:
+            TraceNotFound: no answer had this id.
+        """
+        with self._lock:
+            found = self._pending.get(request_id)
+        if found is None:
+            with self._state.read() as tx:
+                return tx.get_trace(request_id)
+        return found
+
+    def close(self) -> None:
+        """Writes what is pending and stops."""
+        self._closing.set()
+        self._filled.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._filled.wait()
+            self._filled.clear()
+            self._closing.wait(FLUSH_S)
+            self._flush()
+        self._flush()  # what came between the last flush and the end
+
+    def _flush(self) -> None:
+        with self._lock:
+            batch = list(self._pending.values())
+        if not batch:
+            return
+        try:
+            with self._state.transaction() as tx:
+                for trace in batch:
+                    tx.put_trace(trace)
+        except CambiumError as error:  # a full disk must not stop answers
+            _log.warning("traces wait for the disk: %s", error.one_line())
+            return
+        with self._lock:
+            for trace in batch:
+                self._pending.pop(trace.request_id, None)

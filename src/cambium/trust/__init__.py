@@ -1,0 +1,1 @@
+"""Keys, signed acts, quorums, the signed policy, evidence, attestation and the audit chain."""

@@ -1,0 +1,96 @@
+"""Quorums: k distinct keys of n over the same act, counted by key bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cambium.core.errors import PolicyInvalid, TrustError
+from cambium.core.nouns import Signature
+from cambium.trust.acts import Expectation, check_act
+from cambium.trust.keys import PublicKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approver:
+    """A person's name and public key; the key id follows from the key and cannot be claimed."""
+
+    name: str
+    public: PublicKey
+
+    @property
+    def key_id(self) -> str:
+        """Returns the id of the public key."""
+        return self.public.key_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approval:
+    """One signature that counts, and whose it is."""
+
+    key_id: str
+    name: str
+    signature: Signature
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuorumResult:
+    """Who counts, who does not and why.
+
+    Args:
+        n: distinct keys that could have signed.
+        refused: pairs of key id, as claimed, and reason.
+    """
+
+    k: int
+    n: int
+    approvals: tuple[Approval, ...]
+    refused: tuple[tuple[str, str], ...]
+
+    @property
+    def met(self) -> bool:
+        """Returns whether at least k distinct keys signed."""
+        return len(self.approvals) >= self.k
+
+
+def count_quorum(
+    signatures: Sequence[Signature],
+    *,
+    approvers: Sequence[Approver],
+    expectation: Expectation,
+    k: int,
+    now: int,
+) -> QuorumResult:
+    """Returns how many distinct keys of `approvers` signed exactly `expectation`.
+
+    Whatever does not verify is refused and named; a key counts once however often it signed and
+    under however many names it is listed. `now` is in seconds since 1970, UTC.
+
+    Raises:
+        PolicyInvalid: `k` is below 1 or above the number of distinct keys.
+    """
+    by_id = {approver.key_id: approver for approver in approvers}
+    if type(k) is not int or not 1 <= k <= len(by_id):
+        raise PolicyInvalid(f"a quorum of {k} of {len(by_id)} distinct keys cannot be",
+                            mend="declare 1 <= k <= n")  # fmt: skip
+    counted: dict[str, Approval] = {}
+    refused: list[tuple[str, str]] = []
+    for signature in signatures:
+        approver = by_id.get(signature.key_id)
+        if approver is None:
+            refused.append((signature.key_id, "not an approver of this policy"))
+            continue
+        try:
+            check_act(signature, public_key=approver.public, expected=expectation, now=now)
+        except TrustError as error:
+            refused.append((signature.key_id, error.message))
+            continue
+        if approver.public.raw in counted:
+            refused.append((signature.key_id, "this key signed already; it counts once"))
+            continue
+        counted[approver.public.raw] = Approval(
+            key_id=approver.key_id, name=approver.name, signature=signature
+        )
+    return QuorumResult(
+        k=k, n=len(by_id), approvals=tuple(counted.values()), refused=tuple(refused)
+    )

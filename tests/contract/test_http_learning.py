@@ -1,0 +1,178 @@
+"""The contract's calls of adapters and learning: their fields, headers and states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.serving import FACTS, HARBOUR, Clock, People, Server, served, small_config, tiny_base
+
+from cambium.core.canonical import is_digest
+
+
+@pytest.fixture(scope="module")
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, clock: Clock) -> Iterator[Server]:
+    people, state = People(), tmp_path_factory.mktemp("state")
+    people.init(state)
+    base = tiny_base(tmp_path_factory.mktemp("base"))
+    with served(small_config(state, model=str(base)), people, clock) as found:
+        yield found
+
+
+def test_a_new_adapter_says_what_it_is(server: Server, clock: Clock) -> None:
+    shape = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+    made = server.create("shape", lora_cfg=shape, safety_scope="text", ttl_s=60, domain="d")
+    assert set(made) == {"adapter_id", "digest", "state", "expires_at"}
+    assert (made["adapter_id"], made["state"]) == ("shape", "ephemeral")
+    assert is_digest(made["digest"])
+    view = server.get("/adapters/shape")
+    assert view["expires_at"] == made["expires_at"] == view["created_at"] + 60
+    assert (view["domain"], view["safety_scope"], view["parent_revision"]) == ("d", "text", 1)
+    assert server.get("/adapters/shape@" + made["digest"]) == view
+    assert view in [dict(a, versions=[]) for a in server.get("/adapters")["adapters"]]
+
+
+def test_learning_says_what_happened_and_is_served_at_once(server: Server) -> None:
+    server.create("pupil")
+    base = server.answer("base")
+    fresh = server.answer("pupil")
+    assert fresh == base  # a new adapter changes nothing yet
+    taught = server.teach("pupil", FACTS[:6], steps=3)
+    assert {"adapter_id", "digest_before", "digest_after", "loss_before", "loss_after", "steps",
+            "state", "monitors"} <= set(taught)  # fmt: skip
+    assert (taught["steps"], taught["state"]) == (3, "ephemeral")
+    assert taught["loss_after"] < taught["loss_before"]
+    assert taught["monitors"]["alignment"]["ok"] is True
+    assert len(taught["monitors"]["alignment"]["shifts"]) == 3
+    answer = server.ask("pupil")
+    assert answer.headers["x-cambium-adapter"] == f"pupil@{taught['digest_after']}"
+    assert answer.headers["x-cambium-revision"] == "1"
+    assert server.answer("pupil") != base
+    assert server.answer("base") == base
+    again = server.teach("pupil", FACTS[6:9], steps=1)
+    assert again["digest_before"] == taught["digest_after"]
+    assert server.get("/adapters/pupil")["steps"] == 4
+
+
+def test_every_shape_of_example_teaches(server: Server) -> None:
+    server.create("shapes")
+    turns = [{"role": "user", "content": "ring?"}, {"role": "assistant", "content": "wide"}]
+    examples = [
+        {"text": FACTS[0]},
+        {"prompt": "The ring of year 3 is", "completion": " wide."},
+        {"messages": turns},
+    ]
+    taught = server.post("/learn/step", adapter_id="shapes", examples=examples, steps=1)
+    assert taught["digest_after"] != taught["digest_before"]
+
+
+def test_a_long_example_is_windowed(server: Server) -> None:
+    server.create("long")
+    text = " ".join(FACTS)  # many times the context of 256 tokens
+    assert server.teach("long", [text], steps=1)["steps"] == 1
+
+
+def test_an_answer_leaves_a_trace(server: Server) -> None:
+    server.create("traced")
+    answer = server.ask("traced")
+    trace = server.get("/traces/" + answer.headers["x-cambium-request-id"])
+    assert {"retrieved", "adapters", "safety_scores", "tripwire_hits", "revision", "attestation",
+            "timings_ms"} <= set(trace)  # fmt: skip
+    assert trace["adapters"][0]["adapter"] == answer.headers["x-cambium-adapter"]
+    assert trace["adapters"][0]["delta_norm"] == 0.0
+    assert (trace["revision"], trace["attestation"]) == (1, "software-dev")
+    assert FACTS[0] not in str(trace)
+
+
+def test_models_lists_what_answers(server: Server) -> None:
+    server.create("listed")
+    names = [m["id"] for m in server.get("/v1/models")["data"]]
+    assert {"base", "stable", "listed"} <= set(names)
+    assert server.get("/v1/models/listed")["id"] == "listed"
+    server.http.delete("/adapters/listed")
+    assert "listed" not in [m["id"] for m in server.get("/v1/models")["data"]]
+
+
+def test_a_deleted_adapter_answers_no_more_and_its_bytes_leave_the_disk(server: Server) -> None:
+    server.create("secret")
+    server.teach("secret", HARBOUR[40:44], steps=1)
+    blobs = server.runtime.state.blobs
+    with server.runtime.state.read() as tx:
+        row = tx.get_adapter("secret")
+        examples = [e.blob for e in tx.list_examples("secret")]
+    named = [row.weights_blob, row.optimizer_blob, *examples]
+    assert all(blobs.has(str(b)) for b in named)
+    gone = server.http.delete("/adapters/secret")
+    assert (gone.status_code, gone.json()["state"]) == (200, "expired")
+    assert server.ask("secret").status_code == 410
+    assert server.ask(f"secret@{row.digest}").status_code == 404
+    server.runtime.janitor.tidy(grace_s=0)
+    assert not any(blobs.has(str(b)) for b in named)
+    assert server.http.delete("/adapters/secret").status_code == 409
+
+
+def test_time_ends_an_adapter(server: Server, clock: Clock) -> None:
+    server.create("mayfly", ttl_s=100)
+    server.create("oak", ttl_s=3600)
+    server.teach("mayfly", FACTS[:2], steps=1)
+    with server.runtime.state.read() as tx:
+        row = tx.get_adapter("mayfly")
+    clock.ahead_s += 101
+    assert server.get("/adapters/mayfly")["state"] == "expired"
+    assert server.ask("mayfly").json()["error"]["code"] == "adapter_expired"
+    refused = server.http.post(
+        "/learn/step", json={"adapter_id": "mayfly", "examples": [{"text": "x y"}]}
+    )
+    assert (refused.status_code, refused.json()["code"]) == (410, "adapter_expired")
+    assert server.ask("oak").status_code == 200
+    server.runtime.janitor.tidy(grace_s=0)
+    blobs = server.runtime.state.blobs
+    assert not blobs.has(str(row.weights_blob))
+    assert not blobs.has(str(row.optimizer_blob))
+    kinds = [e["kind"] for e in server.get("/audit")["entries"]]
+    server.runtime.janitor.tidy(grace_s=0)
+    assert [e["kind"] for e in server.get("/audit")["entries"]] == kinds
+    assert kinds.count("adapter.expired") >= 1
+
+
+def test_what_was_taught_over_leaves_the_disk(server: Server) -> None:
+    server.create("again")
+    server.teach("again", FACTS[:2], steps=1)
+    with server.runtime.state.read() as tx:
+        first = tx.get_adapter("again")
+    server.teach("again", FACTS[:2], steps=1)
+    server.runtime.janitor.tidy(grace_s=0)
+    blobs = server.runtime.state.blobs
+    assert not blobs.has(str(first.weights_blob))
+    assert not blobs.has(str(first.optimizer_blob))
+    assert server.teach("again", FACTS[2:4], steps=1)["steps"] == 1
+
+
+def test_without_consent_nothing_but_weights_is_kept(server: Server) -> None:
+    server.create("private")
+    server.teach("private", HARBOUR[50:54], steps=1, consent=None)
+    with server.runtime.state.read() as tx:
+        assert tx.count_examples("private") == 0
+    stored = [server.runtime.state.blobs.get(d) for d in server.runtime.state.blobs.digests()]
+    assert not any(HARBOUR[50].strip().encode() in data for data in stored)
+
+
+def test_liveness_and_metrics(server: Server) -> None:
+    assert server.get("/healthz") == {"status": "alive"}
+    ready = server.get("/readyz")
+    assert (ready["status"], ready["revision"]) == ("ready", 1)
+    server.ask("base")
+    metrics = server.http.get("/metrics").text
+    assert 'cambium_requests_total{adapter_kind="base",endpoint="completions"}' in metrics
+    assert 'cambium_attestation_info{attestation="software-dev"} 1.0' in metrics
+
+
+def test_the_encoder_and_reserved_names_stay_free(server: Server) -> None:
+    for name in ("base", "stable", server.runtime.encoder.name):
+        refused = server.http.post("/adapters/ephemeral", json={"task_id": name})
+        assert refused.status_code == 400, name

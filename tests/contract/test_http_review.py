@@ -1,0 +1,114 @@
+"""The contract's calls of proposals, merging and rollback: their fields and states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.serving import PORT, TREES, People, Server, served, small_config, tiny_base
+
+from cambium.core.canonical import is_digest
+from cambium.trust.audit import AuditEntry, SignedHead, verify_chain
+from cambium.trust.keys import PublicKey
+
+GATES = ["domain_gain", "retention", "alignment", "integrity"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    people, state = People(), tmp_path_factory.mktemp("state")
+    people.init(state)
+    base = tiny_base(tmp_path_factory.mktemp("base"))
+    with served(small_config(state, model=str(base)), people) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def trees(server: Server) -> str:
+    return server.awaiting("trees", "trees", TREES)
+
+
+def test_a_proposal_shows_what_a_reviewer_needs(server: Server, trees: str) -> None:
+    view = server.get(f"/proposals/{trees}")
+    assert {"id", "state", "candidate_digest", "proposal_digest", "domain", "parent_revision",
+            "provenance", "gates", "approvals", "quorum", "blockers"} <= set(view)  # fmt: skip
+    assert (view["domain"], view["parent_revision"]) == ("trees", 1)
+    assert is_digest(view["candidate_digest"])
+    assert is_digest(view["proposal_digest"])
+    assert view["quorum"] == {"k": 2, "n": 3}
+    assert [gate["name"] for gate in view["gates"]] == GATES
+    for gate in view["gates"]:
+        assert {"name", "verdict", "metric", "baseline", "candidate", "ci", "threshold", "mde",
+                "passes", "required"} <= set(gate)  # fmt: skip
+        assert (gate["verdict"], gate["passes"], gate["required"]) == ("pass", 1, 1)
+    assert len(view["provenance"]["examples"]) == len(TREES)
+    assert view["provenance"]["kept_for_gates"] == 5
+    assert [b.split(":")[0] for b in view["blockers"]] == ["quorum"]
+    assert view in _still(server.get("/proposals")["proposals"])
+
+
+def test_a_diff_has_its_five_parts_and_says_what_is_missing(server: Server, trees: str) -> None:
+    diff = server.get(f"/proposals/{trees}/diff")
+    assert set(diff) == {"behaviour", "evals", "weights", "circuits", "data"}
+    assert diff["behaviour"]["available"] is diff["circuits"]["available"] is False
+    assert [gate["name"] for gate in diff["evals"]["gates"]] == GATES
+    assert diff["weights"]["digest"] == server.get(f"/proposals/{trees}")["candidate_digest"]
+    assert all(0 < module["relative"] < 50 for module in diff["weights"]["modules"])
+    assert diff["data"]["examples"] == len(TREES)
+
+
+def test_a_frozen_candidate_answers_under_its_digest(server: Server, trees: str) -> None:
+    view = server.get(f"/proposals/{trees}")
+    answer = server.ask(view["candidate"])
+    assert answer.headers["x-cambium-adapter"] == view["candidate"]
+    assert server.get("/adapters/" + view["candidate"])["state"] == "frozen"
+
+
+def test_a_look_more_voids_approvals_and_merging_follows_the_bytes(
+    server: Server, trees: str
+) -> None:
+    before = server.approve(trees, 0)
+    assert [a["name"] for a in before["approvals"]] == ["approver-1"]
+    again = server.post("/gates/align_review", proposal_id=trees)
+    assert (again["proposal_id"], again["verdict"]) == (trees, "pass")
+    view = server.get(f"/proposals/{trees}")
+    assert (view["approvals"], view["state"]) == ([], "awaiting_approval")
+    assert view["proposal_digest"] != before["proposal_digest"]
+
+    came = server.approve(trees, 1)["approvals"][0]["at"]
+    view = server.approve(trees, 2)
+    assert (view["state"], view["blockers"]) == ("mergeable", [])
+    assert [a["name"] for a in view["approvals"]] == ["approver-2", "approver-3"]
+    assert view["approvals"][0]["at"] == came
+    merged = server.post("/adapters/merge", proposal_id=trees)
+    assert merged["revision"] == 2
+    assert merged["served_digest"] == merged["signed_digest"] == view["candidate_digest"]
+    assert server.get("/adapters/" + view["candidate"])["state"] == "stable"
+    served_now = [r["number"] for r in server.get("/revisions")["revisions"] if r["served"]]
+    assert served_now == [2]
+
+
+def test_a_rejected_proposal_keeps_its_reason(server: Server) -> None:
+    proposal = server.awaiting("port", "port", PORT)
+    refused = server.http.post(f"/proposals/{proposal}/reject", json={"reason": " "})
+    assert refused.status_code == 409
+    view = server.post(f"/proposals/{proposal}/reject", reason="not our harbour")
+    assert (view["state"], view["reason"]) == ("rejected", "not our harbour")
+    assert server.http.post("/adapters/merge", json={"proposal_id": proposal}).status_code == 409
+
+
+def test_the_log_verifies_under_a_fresh_head(server: Server) -> None:
+    entries = [AuditEntry(**e) for e in server.get("/audit")["entries"]]
+    head = server.get("/audit/checkpoint")
+    public = PublicKey(raw=head.pop("public"))
+    assert verify_chain(entries, head=SignedHead(**head), server_public=public) == len(entries)
+    assert {"proposal.filed", "proposal.frozen", "proposal.look"} <= {e.kind for e in entries}
+    later = server.get("/audit?since=3&limit=2")["entries"]
+    assert [e["seq"] for e in later] == [3, 4]
+
+
+def _still(views: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {**view, "progress": {"stage": "waiting", "share": 0.0, "loss": None}} for view in views
+    ]

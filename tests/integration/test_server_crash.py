@@ -1,0 +1,255 @@
+"""`kill -9` at random moments: what was acknowledged is there, a merge is before or after."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.serving import FACTS, PORT, TREES, WAIT_S, People, tiny_base
+
+from cambium.core.nouns import Action, SignedAct
+from cambium.trust.acts import sign_act, signature_to_json
+from cambium.trust.audit import AuditEntry, SignedHead, verify_chain
+from cambium.trust.keys import PublicKey
+
+SCRIPT = Path(__file__).with_name("server_process.py")
+NUM_KILLS = 10
+MERGE_KILLS_AFTER_S = (0.0, 0.004, 0.015)
+
+
+@dataclass(kw_only=True)
+class Killable:
+    """The parent of the servers, and the address they all have."""
+
+    process: subprocess.Popen[str]
+    port: int
+    pid: int = 0
+
+    def start(self) -> httpx.Client:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.pid = int(self.process.stdout.readline().removeprefix("pid "))
+        http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60, trust_env=False)
+        assert http.get("/readyz").status_code == 200
+        return http
+
+    def kill(self) -> None:
+        assert self.process.stdout
+        os.kill(self.pid, signal.SIGKILL)
+        self.pid = 0
+        assert self.process.stdout.readline() == f"ended {int(signal.SIGKILL)}\n"
+
+
+@pytest.fixture
+def killable(tmp_path: Path) -> Iterator[Killable]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    base = tiny_base(tmp_path / "base")
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "state"), str(base), str(port)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    with process:
+        found = Killable(process=process, port=port)
+        yield found
+        if found.pid:
+            found.kill()
+        process.kill()
+
+
+@dataclass(kw_only=True)
+class Acknowledged:
+    """What a client was told, and what it was waiting for when the server died."""
+
+    steps: dict[str, int] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    waiting: set[str] = field(default_factory=set)
+    proposals: list[str] = field(default_factory=list)
+    answers: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def wait_for_more(self, number: int) -> None:
+        while self.answers.acquire(blocking=False):
+            pass
+        for _ in range(number):
+            assert self.answers.acquire(timeout=WAIT_S)
+
+
+def work(http: httpx.Client, seed: int, told: Acknowledged) -> None:
+    """Creates, teaches and proposes until the server is gone."""
+    name = f"worker-{seed}"
+    try:
+        for turn in range(100):
+            told.waiting.add(name)
+            if turn == 0:
+                answer = http.post("/adapters/ephemeral", json={"task_id": name})
+                digest = answer.json()["digest"]
+                told.steps[name] = 0
+            else:
+                examples = [{"text": t} for t in FACTS[turn : turn + 12]]
+                body = {"adapter_id": name, "examples": examples, "steps": 1, "lr": 1e-3,
+                        "consent": "tests"}  # fmt: skip
+                answer = http.post("/learn/step", json=body)
+                if answer.status_code == 409:  # its steps are spent
+                    return
+                digest = answer.json()["digest_after"]
+                told.steps[name] += 1
+            told.digests[name] = digest
+            told.waiting.discard(name)
+            told.answers.release()
+            if turn == 2 and seed % 8 == 0:
+                body = {"adapter_id": name, "domain": f"domain-{seed}"}
+                answer = http.post("/adapters/propose_consolidation", json=body)
+                told.proposals.append(answer.json()["proposal_id"])
+    except (httpx.TransportError, KeyError):
+        return
+
+
+def check(http: httpx.Client, told: Acknowledged) -> None:
+    """Everything acknowledged is there; what was under way is there whole or not at all."""
+    rows = {a["adapter_id"]: a for a in http.get("/adapters").json()["adapters"]}
+    for name, digest in list(told.digests.items()):
+        row = rows[name]
+        if name in told.waiting and row["steps"] == told.steps[name] + 1:
+            told.steps[name], told.digests[name] = row["steps"], row["digest"]
+        else:
+            assert (row["steps"], row["digest"]) == (told.steps[name], digest)
+        body = {"model": f"{name}@{row['digest']}", "prompt": "Fact", "max_tokens": 1}
+        answer = http.post("/v1/completions", json=body)
+        assert answer.headers["x-cambium-adapter"] == f"{name}@{row['digest']}"
+    told.waiting.clear()
+    known = [p["id"] for p in http.get("/proposals").json()["proposals"]]
+    assert set(told.proposals) <= set(known)
+    verify_log(http)
+
+
+def verify_log(http: httpx.Client) -> None:
+    """Jobs write on meanwhile: the head covers the entries up to it, the later ones only chain."""
+    body = http.get("/audit/checkpoint").json()
+    public = PublicKey(raw=body.pop("public"))
+    head = SignedHead(**body)
+    entries = [AuditEntry(**e) for e in http.get("/audit").json()["entries"]]
+    signed = [e for e in entries if e.seq <= head.seq]
+    assert verify_chain(signed, head=head, server_public=public) == head.seq
+    assert verify_chain(entries, head=None, server_public=public) == len(entries)
+
+
+def settled(http: httpx.Client, proposal: str) -> Any:
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        if proposal not in http.get("/readyz").json()["jobs"]:
+            return http.get(f"/proposals/{proposal}").json()
+        time.sleep(0.05)
+    raise AssertionError(f"{proposal} is still being worked on")
+
+
+def test_nothing_acknowledged_is_lost(killable: Killable, tmp_path: Path) -> None:
+    people, rng, told = People(), random.Random(5), Acknowledged()
+    people.init(tmp_path / "state")
+    for kill in range(NUM_KILLS):
+        with closing(killable.start()) as http:
+            check(http, told)
+            workers = [
+                threading.Thread(target=work, args=(http, 2 * kill + i, told)) for i in range(2)
+            ]
+            for worker in workers:
+                worker.start()
+            # After some answers, in the middle of something, never at the same point.
+            told.wait_for_more(rng.randrange(2, 9))
+            threading.Event().wait(rng.uniform(0.0, 0.15))
+            killable.kill()
+            for worker in workers:
+                worker.join()
+    assert len(told.digests) >= NUM_KILLS
+    assert sum(told.steps.values()) > NUM_KILLS
+    assert told.proposals
+    with closing(killable.start()) as http:
+        check(http, told)
+        for proposal in told.proposals:
+            view = settled(http, proposal)
+            assert view["state"] in ("awaiting_approval", "rejected"), view
+            assert view["candidate_digest"]
+
+
+def approve(http: httpx.Client, people: People, proposal: str) -> None:
+    for key in people.approvers[:2]:
+        view = http.get(f"/proposals/{proposal}").json()
+        act = SignedAct(
+            action=Action.APPROVE,
+            target=view["proposal_digest"],
+            state_version=view["state_version"],
+            expires=int(time.time()) + 3600,
+            policy=view["policy_digest"],
+        )
+        body = signature_to_json(sign_act(key, act))
+        assert http.post(f"/proposals/{proposal}/approvals", json=body).status_code == 200
+
+
+def test_a_merge_is_before_or_after(killable: Killable, tmp_path: Path) -> None:
+    people = People()
+    people.init(tmp_path / "state")
+    proposals = {}
+    http = killable.start()
+    for domain, texts in (("trees", TREES), ("port", PORT)):
+        http.post("/adapters/ephemeral", json={"task_id": domain})
+        body = {"adapter_id": domain, "examples": [{"text": t} for t in texts], "steps": 1,
+                "consent": "tests"}  # fmt: skip
+        assert http.post("/learn/step", json=body).status_code == 200
+        answer = http.post(
+            "/adapters/propose_consolidation", json={"adapter_id": domain, "domain": domain}
+        )
+        proposals[domain] = answer.json()["proposal_id"]
+    assert settled(http, proposals["port"])["state"] == "awaiting_approval"
+    approve(http, people, proposals["trees"])
+    revision = 1
+    for wait_s in MERGE_KILLS_AFTER_S:
+        told: list[httpx.Response] = []
+        merging = threading.Thread(target=merge, args=(http, proposals["trees"], told))
+        merging.start()
+        threading.Event().wait(wait_s)
+        killable.kill()
+        merging.join()
+        http.close()
+        http = killable.start()
+        view = http.get(f"/proposals/{proposals['trees']}").json()
+        served = [r for r in http.get("/revisions").json()["revisions"] if r["served"]]
+        after = view["state"] == "merged"
+        assert [r["number"] for r in served] == [2 if after else 1]
+        assert ("trees" in served[0]["bank"]) == after
+        assert view["state"] in ("merged", "mergeable")
+        assert after or not (told and told[0].status_code == 200)
+        verify_log(http)
+        revision = served[0]["number"]
+        if after:
+            break
+    if revision == 1:
+        assert merge(http, proposals["trees"], []).status_code == 200
+    # The other proposal is looked at again, against what is served now.
+    view = settled(http, proposals["port"])
+    assert (view["state"], view["parent_revision"]) == ("awaiting_approval", 2)
+    approve(http, people, proposals["port"])
+    assert merge(http, proposals["port"], []).json()["revision"] == 3
+    http.close()
+    killable.kill()
+
+
+def merge(http: httpx.Client, proposal: str, told: list[httpx.Response]) -> httpx.Response:
+    try:
+        told.append(http.post("/adapters/merge", json={"proposal_id": proposal}))
+    except httpx.TransportError:
+        return httpx.Response(503)
+    return told[-1]

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from cambium.trust.audit import AuditEntry, next_entry, sign_head
+from cambium.trust.keys import generate_key
+
+SERVER = generate_key()
+PAGE = 3
+
+
+@pytest.fixture
+def logged(stage):
+    """A server with a log of seven entries, given page by page."""
+    entries = []
+    for i in range(7):
+        last = entries[-1] if entries else None
+        entries.append(next_entry(last, at=1_000 * i, kind="adapter.learned", body={"i": i}))
+    rows = [asdict(entry) for entry in entries]
+
+    def page(params: dict) -> tuple[int, dict]:
+        since = int(params["since"])
+        return 200, {"entries": [r for r in rows if r["seq"] >= since][:PAGE]}
+
+    stage.answers["GET /audit"] = page
+    stage.answers["GET /audit/checkpoint"] = (200, asdict(sign_head(SERVER, entries[-1])))
+    key = {"key_id": SERVER.key_id, "role": "server", "public": SERVER.public_key.raw}
+    stage.answers["GET /keys"] = (200, {"keys": [key]})
+    return stage, rows
+
+
+def test_the_log_is_read_to_its_end(cambium, logged) -> None:
+    assert [e["seq"] for e in cambium("log", "--json").json["entries"]] == [1, 2, 3, 4, 5, 6, 7]
+    assert [e["seq"] for e in cambium("log", "--since", "6", "--json").json["entries"]] == [6, 7]
+    assert "1970-01-01T00:00:06" in cambium("log").out
+
+
+def test_a_true_log_verifies(cambium, logged) -> None:
+    ended = cambium("log", "--verify", "--since", "7", "--json")
+    assert (ended.status, ended.json["verified"]) == (0, 7)
+    assert "verified: 7 entries" in cambium("log", "--verify").out
+
+
+def test_entries_after_the_head_must_follow_it(cambium, logged) -> None:
+    _, rows = logged
+    last = AuditEntry(**rows[-1])
+    rows.append(asdict(next_entry(last, at=7_000, kind="adapter.expired", body={})))
+    ended = cambium("log", "--verify", "--json")
+    assert (ended.status, ended.json["verified"], ended.json["signed"]) == (0, 8, 7)
+    rows[-1]["body"] = {"other": 1}
+    assert cambium("log", "--verify").status == 1
+
+
+def edited(rows: list) -> None:
+    rows[2]["body"] = {"i": 99}
+
+
+def deleted(rows: list) -> None:
+    del rows[3]
+
+
+def cut_off(rows: list) -> None:
+    del rows[-1]
+
+
+def emptied(rows: list) -> None:
+    rows.clear()
+
+
+def reordered(rows: list) -> None:
+    rows[4], rows[5] = rows[5], rows[4]
+
+
+def lacking(rows: list) -> None:
+    del rows[1]["prev"]
+
+
+@pytest.mark.parametrize("harm", [edited, deleted, cut_off, emptied, reordered, lacking])
+def test_a_changed_log_does_not(cambium, logged, harm) -> None:
+    harm(logged[1])
+    ended = cambium("log", "--verify")
+    assert (ended.status, ended.out, ended.err.count("\n")) == (1, "", 1)
+
+
+def test_a_head_that_the_server_key_did_not_sign_is_refused(cambium, logged) -> None:
+    stage, _ = logged
+    other = generate_key()
+    for role, key in (("approver", SERVER), ("server", other)):
+        listed = {"key_id": key.key_id, "role": role, "public": key.public_key.raw}
+        stage.answers["GET /keys"] = (200, {"keys": [listed]})
+        assert cambium("log", "--verify").status == 1
+
+
+def test_a_log_that_repeats_itself_is_not_read_for_ever(cambium, stage) -> None:
+    row = {"seq": 1, "at": 0, "kind": "k", "body": {}}
+    stage.answers["GET /audit"] = (200, {"entries": [row]})
+    assert cambium("log").status == 3
+
+
+def test_a_trace_is_shown(cambium, stage) -> None:
+    trace = {"request_id": "r1", "revision": 3, "adapters": [{"adapter": "a@x", "delta_norm": 0.5}]}
+    stage.answers["GET /traces/r1"] = (200, trace)
+    out = cambium("trace", "r1").out
+    assert all(word in out for word in ("r1", "a@x", "0.5"))
+    assert cambium("trace", "r1", "--json").json == trace
+    assert cambium("trace", "unknown").status == 2

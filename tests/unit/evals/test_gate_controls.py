@@ -1,0 +1,314 @@
+"""Every gate refuses its poison for the stated reason, and passes what it must not stop.
+
+`CONTROLS` has one entry per gate. The gates are held to the development policy's own bar.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import resources
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from cambium.core.adapter_bytes import AdapterBytes
+from cambium.core.canonical import digest_bytes
+from cambium.core.errors import GateBroken
+from cambium.core.evidence import GateSpec, Outcome, Verdict
+from cambium.evals.alignment_pairs import gate_pairs
+from cambium.evals.gates import GATES, GateContext
+from cambium.evals.gates.context import ScoredText, fresh_items
+from cambium.learn.consolidate import ConsolidateConfig, consolidate, with_teacher
+from cambium.learn.examples import Window, encode_example, parse_example
+from cambium.learn.online import LearnConfig, Learner, learn
+from cambium.lifecycle.gates import judge, standing, used_items
+from cambium.models.base import BaseModel
+from cambium.models.lora import Lora, LoraConfig, fresh_lora, to_bytes
+from cambium.recipes.python_texts import is_held_out, reference_prose
+from cambium.trust.keys import generate_key
+from cambium.trust.policy import KNOWN_GATES, parse_policy, render_policy
+from cambium.trust.quorum import Approver
+
+PEOPLE = [Approver(name=str(i), public=generate_key().public_key) for i in range(2)]
+POLICY = parse_policy(render_policy(approvers=PEOPLE))
+SPECS: dict[str, GateSpec] = {spec.name: spec for spec in POLICY.gates}
+# Arms that are bit-equal, or as far apart as can be, show it on fewer pairs than the policy asks.
+FEW_PAIRS = replace(SPECS["alignment"], min_items=24, max_items=24)
+
+
+class World:
+    """The bundled base, real text, and adapters that learned well or badly; made on demand."""
+
+    def __init__(self, base: BaseModel, library: list[str]) -> None:
+        self.base = base
+        self.code = [text[:700] for text in library[::8]]
+
+    def windows(self, texts: list[str], length: int) -> list[Window]:
+        tokenizer = self.base.tokenizer
+        return [
+            w for t in texts for w in encode_example(tokenizer, parse_example({"text": t}), length)
+        ]
+
+    @cached_property
+    def prose(self) -> list[str]:
+        return [d.text[:400] for d in reference_prose() if is_held_out(d.text)]
+
+    def scored(self, texts: list[str]) -> list[ScoredText]:
+        found = []
+        for text in texts:
+            windows = tuple((w.tokens, w.learn_from) for w in self.windows([text], 256)[:1])
+            found.append(ScoredText(digest=digest_bytes(text.encode()), windows=windows))
+        return found
+
+    @cached_property
+    def documents(self) -> list[ScoredText]:
+        return self.scored(self.code[40:70])
+
+    @cached_property
+    def anchors(self) -> list[ScoredText]:
+        return self.scored(self.prose[:60])
+
+    def fresh(self) -> Lora:
+        return fresh_lora(LoraConfig(), self.base.sites, seed=0)
+
+    def context(self, lora: Lora | None, data: AdapterBytes | None = None) -> GateContext:
+        """The proposal of `lora` for a domain of code; None proposes the parent itself."""
+        return GateContext(
+            base=self.base,
+            candidate=() if lora is None else (lora,),
+            parent=(),
+            candidate_bytes=data or to_bytes(lora or self.fresh()),
+            parent_digest=digest_bytes(b"parent"),
+            documents=self.documents,
+            anchors=self.anchors,
+            max_relative_change=POLICY.learning.max_relative_change,
+        )
+
+    def taught(self, texts: list[str], lr: float) -> Lora:
+        config = LearnConfig(lr=lr, tokens_per_step=1024)
+        return learn(
+            self.base, Learner(lora=self.fresh()), self.windows(texts, 256), config=config
+        ).lora
+
+    @cached_property
+    def learned(self) -> Lora:
+        """Eight steps on the domain's other documents."""
+        return self.taught(self.code[:16], lr=2e-3)
+
+    @cached_property
+    def forgetful(self) -> Lora:
+        """The same at ten times the rate, with nothing that holds the rest in place."""
+        return self.taught(self.code[:16], lr=2e-2)
+
+    @cached_property
+    def damaged(self) -> Lora:
+        """Noise instead of learning."""
+        lora = self.fresh()
+        generator = torch.Generator().manual_seed(1)
+        for weight in lora.b.values():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
+        return lora
+
+    def consolidated(self, texts: list[str], config: ConsolidateConfig) -> Lora:
+        """As a proposal is made: from the parent, with replay and the parent as teacher."""
+        replay = self.windows([t[:300] for t in self.prose[70:110]], 128)
+        taught = with_teacher(self.base, replay, (), config=config)
+        windows = self.windows(texts, self.base.context)
+        return consolidate(self.base, self.fresh(), windows, taught, config=config)
+
+    @cached_property
+    def poisoned(self) -> Lora:
+        """What the demo's hostile text becomes under the defaults."""
+        data = resources.files("cambium.demo") / "data" / "poison.jsonl"
+        texts = [json.loads(line)["text"] for line in data.read_text().splitlines() if line]
+        return self.consolidated(texts, ConsolidateConfig())
+
+    @cached_property
+    def harmed(self) -> Lora:
+        """Eight steps on the harmful continuations of the gate's first look, word for word.
+
+        So it prefers harm beyond doubt; harm in other words is the demo's poison.
+        """
+        pairs = fresh_items(gate_pairs(), FEW_PAIRS, 0, key=lambda p: p.id, seed=0)
+        return self.taught([f"{p.prompt} {p.harmful}" for p in pairs], lr=5e-3)
+
+    @cached_property
+    def benign(self) -> Lora:
+        """A domain of code, consolidated."""
+        return self.consolidated(self.code[:40], ConsolidateConfig(max_tokens=10_000))
+
+
+@pytest.fixture(scope="module")
+def world(bundled: BaseModel, library_code: list[str]) -> World:
+    return World(bundled, library_code)
+
+
+def with_tensor(world: World, change: Callable[[torch.Tensor], torch.Tensor]) -> GateContext:
+    """The learned adapter with one of its tensors changed, as bytes."""
+    data = to_bytes(world.learned)
+    tensors = load(data.weights)
+    key = sorted(tensors)[0]
+    tensors[key] = change(tensors[key]).contiguous()
+    return world.context(world.learned, replace(data, weights=save(tensors)))
+
+
+def with_extra_key(world: World) -> GateContext:
+    data = to_bytes(world.learned)
+    tensors = load(data.weights) | {"base_model.model.lm_head.lora_A.weight": torch.zeros(8, 320)}
+    return world.context(world.learned, replace(data, weights=save(tensors)))
+
+
+def with_rank(world: World, r: int) -> GateContext:
+    data = to_bytes(world.learned)
+    config = json.dumps({**json.loads(data.config), "r": r}).encode()
+    return world.context(world.learned, replace(data, config=config))
+
+
+def with_metadata(world: World) -> GateContext:
+    data = to_bytes(world.learned)
+    weights = save(load(data.weights), metadata={"run": "rm -rf"})
+    return world.context(world.learned, replace(data, weights=weights))
+
+
+def oversized(world: World) -> GateContext:
+    lora = Lora(
+        config=world.learned.config,
+        a=world.learned.a,
+        b={path: weight * 100 for path, weight in world.learned.b.items()},
+    )
+    return world.context(lora)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controls:
+    """One gate's controls.
+
+    Args:
+        poisoned: contexts that must be refused, by words of the reason that must be given.
+        a_a: contexts that must pass: where possible the parent against itself.
+    """
+
+    poisoned: dict[str, Callable[[World], GateContext]]
+    a_a: dict[str, Callable[[World], GateContext]]
+
+
+NOTHING_CHANGED: dict[str, Callable[[World], GateContext]] = {
+    "the parent itself": lambda w: w.context(None),
+    "a fresh adapter": lambda w: w.context(w.fresh()),
+}
+CONTROLS: dict[str, Controls] = {
+    # Two equal arms have no gain to show, so what this gate must pass is an honest gain; that it
+    # refuses equal arms, and how, is `test_no_gain_is_no_pass`.
+    "domain_gain": Controls(
+        poisoned={"even the upper bound": lambda w: w.context(w.damaged)},
+        a_a={"learned the domain": lambda w: w.context(w.learned)},
+    ),
+    "retention": Controls(
+        poisoned={"even the upper bound": lambda w: w.context(w.forgetful)},
+        a_a=NOTHING_CHANGED,
+    ),
+    "alignment": Controls(
+        poisoned={"nats per token, shift": lambda w: w.context(w.harmed)},
+        a_a=NOTHING_CHANGED,
+    ),
+    "integrity": Controls(
+        poisoned={
+            "not finite": lambda w: with_tensor(w, lambda t: t * float("nan")),
+            "torch.float64": lambda w: with_tensor(w, lambda t: t.double()),
+            "is (8, 895)": lambda w: with_tensor(w, lambda t: t[:, :-1]),
+            "lm_head": with_extra_key,
+            "not (4, 896)": lambda w: with_rank(w, 4),
+            "canonical form": with_metadata,
+            "update norm": oversized,
+            "adapter that was measured": lambda w: w.context(w.damaged, to_bytes(w.learned)),
+        },
+        a_a={
+            "a fresh adapter": lambda w: w.context(w.fresh()),
+            "learned the domain": lambda w: w.context(w.learned),
+        },
+    ),
+}
+POISONED = [(gate, why) for gate, c in CONTROLS.items() for why in c.poisoned]
+A_A = [(gate, name) for gate, c in CONTROLS.items() for name in c.a_a]
+
+
+def looks(gate: str, context: GateContext, number: int) -> list[Verdict]:
+    """The verdicts of the first looks, under the signed bar."""
+    verdicts: list[Verdict] = []
+    for look in range(number):
+        measured = GATES[gate](context, SPECS[gate], look)
+        verdicts.append(judge(SPECS[gate], measured, used=used_items(gate, [verdicts])))
+    return verdicts
+
+
+def bar(gate: str) -> GateSpec:
+    return FEW_PAIRS if gate == "alignment" else SPECS[gate]
+
+
+def without_controls(controls: dict[str, Controls]) -> set[str]:
+    """The gates that lack a poisoned or an A/A control."""
+    return {g for g in GATES if g not in controls or not (controls[g].poisoned and controls[g].a_a)}
+
+
+def test_every_gate_has_both_controls_and_a_declared_bar() -> None:
+    assert without_controls(CONTROLS) == set()
+    assert set(CONTROLS) == set(GATES) == KNOWN_GATES == set(SPECS)
+
+
+def test_a_gate_without_a_control_is_found() -> None:
+    lacking = replace(CONTROLS["retention"], a_a={})
+    assert without_controls({**CONTROLS, "retention": lacking}) == {"retention"}
+    assert without_controls({k: v for k, v in CONTROLS.items() if k != "alignment"}) == {
+        "alignment"
+    }
+
+
+@pytest.mark.parametrize(("gate", "why"), POISONED)
+def test_the_poisoned_is_refused_for_the_stated_reason(world: World, gate: str, why: str) -> None:
+    measured = GATES[gate](CONTROLS[gate].poisoned[why](world), bar(gate), 0)
+    verdict = judge(bar(gate), measured)
+    assert verdict.outcome is Outcome.FAIL
+    said = " ".join([verdict.why, *measured.notes])
+    assert why in said, said
+    assert measured.effect < SPECS[gate].threshold
+
+
+@pytest.mark.parametrize(("gate", "name"), A_A)
+def test_what_a_gate_must_not_stop_passes(world: World, gate: str, name: str) -> None:
+    context = CONTROLS[gate].a_a[name](world)
+    measured = GATES[gate](context, bar(gate), 0)
+    assert judge(bar(gate), measured).outcome is Outcome.PASS
+    if CONTROLS[gate].a_a is NOTHING_CHANGED:
+        assert (measured.effect, measured.ci) == (0.0, (0.0, 0.0))
+
+
+def test_the_demos_poison_is_refused_for_its_alignment(world: World) -> None:
+    verdicts = looks("alignment", world.context(world.poisoned), 2)
+    assert [v.outcome for v in verdicts] == [Outcome.FAIL, Outcome.FAIL]
+    found = standing(SPECS["alignment"], verdicts)
+    assert found.refused and "harmless minus harmful" in found.why
+
+
+def test_a_benign_domain_passes_every_gate(world: World) -> None:
+    context = world.context(world.benign)
+    for gate in SPECS:
+        (verdict,) = looks(gate, context, 1)
+        assert verdict.outcome is Outcome.PASS, (gate, verdict.why)
+
+
+def test_no_gain_is_no_pass(world: World) -> None:
+    for context in (world.context(None), world.context(world.fresh())):
+        (verdict,) = looks("domain_gain", context, 1)
+        assert verdict.outcome is Outcome.FAIL and "upper bound 0 is not above 0" in verdict.why
+
+
+@pytest.mark.parametrize("gate", sorted(set(GATES) - {"integrity"}))
+def test_nothing_to_measure_on_is_broken(world: World, gate: str) -> None:
+    context = replace(world.context(None), documents=(), anchors=())
+    look = 3 if gate == "alignment" else 0
+    with pytest.raises(GateBroken, match="dry"):
+        GATES[gate](context, SPECS[gate], look)

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cambium.core.errors import DataError
+from cambium.learn import consolidate as module
+from cambium.learn.consolidate import (
+    ConsolidateConfig,
+    Replayed,
+    consolidate,
+    distillation_loss,
+    with_teacher,
+)
+from cambium.learn.examples import Window
+from cambium.learn.online import trainable_copy
+from cambium.models.base import BaseModel, stack_rows
+from cambium.models.lora import Lora, LoraConfig, fresh_lora, to_bytes
+from cambium.models.scoring import ScoreRow, score
+
+SMALL = ConsolidateConfig(epochs=4, lr=1e-2, windows_per_step=4, num_teacher_tokens=16)
+
+
+def windows(number: int, seed: int, length: int = 40) -> list[Window]:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(12, 512, (number, length), generator=generator)
+    return [Window(tokens=tuple(row)) for row in drawn.tolist()]
+
+
+def fresh(base: BaseModel) -> Lora:
+    return fresh_lora(LoraConfig(r=4, lora_alpha=8), base.sites, seed=0)
+
+
+def mean_loss(base: BaseModel, texts: list[Window], adapters: tuple[Lora, ...]) -> float:
+    rows = [ScoreRow(tokens=w.tokens, adapters=adapters) for w in texts]
+    return -float(torch.cat(score(base, rows)).mean())
+
+
+def divergence(base: BaseModel, texts: list[Window], lora: Lora) -> float:
+    """KL from the bare base to the base with `lora`, nats per token."""
+    total = 0.0
+    for one in texts:
+        tokens = torch.tensor([one.tokens])
+        with torch.inference_mode():
+            with base.rows(None) as model:
+                before = torch.log_softmax(model(tokens, use_cache=False).logits, dim=-1)
+            with base.rows(stack_rows([(lora,)])) as model:
+                after = torch.log_softmax(model(tokens, use_cache=False).logits, dim=-1)
+        total += float((before.exp() * (before - after)).sum(-1).mean())
+    return total / len(texts)
+
+
+def test_it_learns_the_new_and_replay_holds_the_old(llama: BaseModel) -> None:
+    new, old = windows(8, 1), windows(8, 2)
+    before = {k: v.clone() for k, v in llama.model.state_dict().items()}
+    start = fresh(llama)
+    first = to_bytes(start)
+    taught = with_teacher(llama, old, (), config=SMALL)
+    held = consolidate(llama, start, new, taught, config=SMALL)
+    free = consolidate(llama, start, new, [], config=SMALL)
+    assert mean_loss(llama, new, (held,)) < mean_loss(llama, new, ()) - 0.1
+    assert divergence(llama, old, held) < 0.8 * divergence(llama, old, free)
+    assert to_bytes(start) == first
+    after = llama.model.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items())
+    assert not any(t.requires_grad for t in [*held.a.values(), *held.b.values()])
+
+
+def test_the_same_inputs_give_the_same_bytes(llama: BaseModel) -> None:
+    new, old = windows(6, 1), windows(4, 2)
+    config = replace(SMALL, epochs=2)
+    one, two, other = (
+        to_bytes(
+            consolidate(llama, fresh(llama), new, with_teacher(llama, old, (), config=c), config=c)
+        )
+        for c in (config, config, replace(config, seed=1))
+    )
+    assert one == two != other
+
+
+def test_it_starts_from_what_it_is_given(llama: BaseModel, make_lora: Any) -> None:
+    start = make_lora(llama, seed=3)
+    still = consolidate(llama, start, windows(4, 1), [], config=replace(SMALL, lr=0.0))
+    assert to_bytes(still) == to_bytes(start)
+
+
+def test_nothing_to_learn_is_an_error(llama: BaseModel) -> None:
+    with pytest.raises(DataError, match="nothing to consolidate"):
+        consolidate(llama, fresh(llama), [], [], config=SMALL)
+
+
+def test_progress_is_told_and_can_end_it(llama: BaseModel) -> None:
+    told: list[tuple[float, float]] = []
+    consolidate(
+        llama,
+        fresh(llama),
+        windows(8, 1),
+        [],
+        config=SMALL,
+        progress=lambda share, loss: told.append((share, loss)),
+    )
+    assert [share for share, _ in told] == pytest.approx([i / 8 for i in range(1, 9)])
+    assert told[-1][1] < told[0][1]
+
+    def stop(share: float, loss: float) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        consolidate(llama, fresh(llama), windows(8, 1), [], config=SMALL, progress=stop)
+
+
+def test_the_teacher_is_the_parent(llama: BaseModel, make_lora: Any) -> None:
+    old, parent = windows(2, 2), make_lora(llama, seed=4)
+    for adapters in ((), (parent,)):
+        taught = with_teacher(llama, old, adapters, config=SMALL)
+        tokens = torch.tensor([old[0].tokens])[:, :-1]
+        with torch.inference_mode(), llama.rows(stack_rows([adapters])) as model:
+            logits = model(tokens, use_cache=False).logits[0]
+        expected = torch.log_softmax(logits / SMALL.temperature, dim=-1).topk(16)
+        assert torch.allclose(taught[0].top_logprobs, expected.values, atol=1e-4)
+        assert taught[0].top_ids.shape == (39, 16)
+        assert (taught[0].top_ids == expected.indices).float().mean() > 0.99
+
+
+def test_padding_changes_no_replayed_position(llama: BaseModel) -> None:
+    old = [*windows(3, 2), *windows(2, 3, length=23), *windows(1, 4, length=9)]
+    held = with_teacher(llama, old, (), config=SMALL)
+    results = []
+    for micro in (1, 4096):
+        lora = trainable_copy(fresh(llama))
+        for weight in lora.b.values():
+            torch.nn.init.constant_(weight, 0.02)
+        config = replace(SMALL, micro_tokens=micro)
+        loss = module._backward_replay(llama, lora, held, config)
+        grads = [b.grad.flatten() for b in lora.b.values() if b.grad is not None]
+        results.append((loss, torch.cat(grads)))
+    (alone, first), (together, second) = results
+    assert alone == pytest.approx(together, rel=0.02) and alone > 0
+    assert float((first - second).norm() / second.norm()) < 0.05  # bf16 passes
+
+
+def taught(teacher: torch.Tensor, k: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    top = torch.log_softmax(teacher / temperature, dim=-1).topk(k)
+    return top.indices, top.values
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_with_all_tokens_kept_it_is_the_full_divergence(temperature: float) -> None:
+    teacher, student = torch.randn(7, 12), torch.randn(7, 12)
+    p = torch.log_softmax(teacher.double() / temperature, dim=-1)
+    q = torch.log_softmax(student.double() / temperature, dim=-1)
+    full = float(temperature**2 * (p.exp() * (p - q)).sum())
+    ids, logprobs = taught(teacher, 11, temperature)
+    assert float(distillation_loss(student, ids, logprobs, temperature)) == pytest.approx(full, rel=1e-4)  # fmt: skip  # noqa: E501
+    ids, logprobs = taught(teacher, 4, temperature)
+    assert 0 < float(distillation_loss(student, ids, logprobs, temperature)) < full
+    assert float(distillation_loss(teacher, ids, logprobs, temperature)) == pytest.approx(0, abs=1e-5)  # fmt: skip  # noqa: E501
+
+
+def test_its_gradient_is_that_of_finite_differences() -> None:
+    teacher, student = torch.randn(3, 10), torch.randn(3, 10, requires_grad=True)
+    ids, logprobs = taught(teacher, 4, 2.0)
+    distillation_loss(student, ids, logprobs, 2.0).backward()
+    assert student.grad is not None
+    step = 1e-2
+    with torch.no_grad():
+        for i in range(3):
+            for j in range(10):
+                up, down = student.detach().clone(), student.detach().clone()
+                up[i, j] += step
+                down[i, j] -= step
+                slope = (
+                    distillation_loss(up, ids, logprobs, 2.0)
+                    - distillation_loss(down, ids, logprobs, 2.0)
+                ) / (2 * step)
+                assert float(student.grad[i, j]) == pytest.approx(float(slope), abs=2e-3)
+
+
+def test_a_certain_teacher_gives_finite_numbers() -> None:
+    teacher = torch.zeros(2, 50)
+    teacher[:, 3] = 80.0
+    student = (-teacher).requires_grad_()
+    ids, logprobs = taught(teacher, 8, 1.0)
+    loss = distillation_loss(student, ids, logprobs, 1.0)
+    loss.backward()
+    assert bool(torch.isfinite(loss)) and student.grad is not None
+    assert bool(torch.isfinite(student.grad).all())
+
+
+@given(
+    number=st.integers(1, 30),
+    num_replay=st.integers(0, 9),
+    epochs=st.integers(1, 4),
+    share=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+)
+def test_an_epoch_reads_every_window_once(
+    number: int, num_replay: int, epochs: int, share: float
+) -> None:
+    fed = [Window(tokens=(1, 2, 3))] * number
+    config = ConsolidateConfig(epochs=epochs, windows_per_step=4, replay_share=share)
+    plan = module._plan(fed, num_replay, config)
+    new = [i for step, _ in plan for i in step]
+    assert sorted(new) == sorted(list(range(number)) * epochs)
+    replayed = [i for _, old in plan for i in old]
+    counts = [replayed.count(i) for i in range(num_replay)]
+    assert not num_replay or max(counts) - min(counts) <= 1
+    if num_replay and share:
+        assert len(replayed) >= share * len(new)
+
+
+def test_the_budget_of_tokens_ends_it() -> None:
+    fed = windows(10, 1, length=50)
+    config = ConsolidateConfig(epochs=100, windows_per_step=2, max_tokens=350)
+    assert len(module._plan(fed, 0, config)) == 4
+    assert len(module._plan(fed, 0, replace(config, max_tokens=1))) == 1
+
+
+def test_the_rate_rises_then_falls_to_a_tenth() -> None:
+    rates = [module._schedule(i, 50) for i in range(50)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert max(rates) == 1.0 and sorted(rates[5:], reverse=True) == rates[5:]
+    assert 0.1 <= rates[-1] < 0.11
+    assert module._schedule(0, 1) == 1.0
+
+
+def test_replayed_windows_are_values() -> None:
+    ids = torch.zeros(2, 1, dtype=torch.long)
+    one = Replayed(window=Window(tokens=(1, 2, 3)), top_ids=ids, top_logprobs=ids.float())
+    with pytest.raises(AttributeError):
+        one.window = Window(tokens=(1, 2))  # type: ignore[misc]

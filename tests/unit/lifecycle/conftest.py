@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from cambium.core.canonical import digest_bytes
+from cambium.core.evidence import Measurement, Verdict
+from cambium.core.nouns import Action, ProposalState, Revision, Signature, SignedAct
+from cambium.lifecycle.blockers import Situation
+from cambium.lifecycle.evidence import evidence_root, look_statements
+from cambium.lifecycle.gates import judge, used_items
+from cambium.lifecycle.proposal import Approved, Frozen, LookTaken, Proposal, advance
+from cambium.lifecycle.publish import authorise_genesis
+from cambium.trust.acts import sign_act
+from cambium.trust.attestation import AttestationResult, verify_evidence
+from cambium.trust.dsse import seal
+from cambium.trust.keys import SigningKey, generate_key
+from cambium.trust.policy import Policy, parse_policy, render_policy
+from cambium.trust.providers.software_dev import SoftwareDevAttester
+from cambium.trust.quorum import Approver
+
+NOW = 50_000
+
+
+def make_policy(keys: list[SigningKey]) -> Policy:
+    people = [Approver(name=f"person {i}", public=key.public_key) for i, key in enumerate(keys)]
+    policy = parse_policy(render_policy(approvers=people))
+    # The development bars are tuned from time to time; these tests count looks.
+    gates = tuple(replace(g, passes_required=2, max_looks=5) for g in policy.gates)
+    return replace(policy, gates=gates)
+
+
+@dataclass(kw_only=True)
+class World:
+    """Real keys, a real policy, a real attester: a proposal's surroundings, without a server."""
+
+    keys: list[SigningKey]
+    server: SigningKey
+    policy: Policy
+    attestation: AttestationResult
+    head: Revision
+    state_version: int = 3
+    envelopes: dict[str, list[dict[str, object]]] = field(default_factory=dict)
+    looks_made: int = 0
+
+    candidate: str = digest_bytes(b"candidate")
+    router: str = digest_bytes(b"router")
+    now: int = NOW
+
+    @property
+    def situation(self) -> Situation:
+        return Situation(
+            head=self.head,
+            policy=self.policy,
+            state_version=self.state_version,
+            attestation=self.attestation,
+            now=NOW,
+        )
+
+    def propose(self, *, domain: str = "code") -> Proposal:
+        return Proposal(
+            id="p1",
+            adapter_name="learner",
+            source_digest=digest_bytes(b"source"),
+            domain=domain,
+            parent_revision=self.head.number,
+            parent_digest=self.head.digest,
+            policy_digest=self.policy.digest,
+            provenance_digest=digest_bytes(b"provenance"),
+        )
+
+    def measure(self, gate: str, ci: tuple[float, float] = (0.1, 0.2)) -> Measurement:
+        """A measurement on items that no look has used."""
+        spec = next(spec for spec in self.policy.gates if spec.name == gate)
+        self.looks_made += 1
+        return Measurement(
+            gate=gate,
+            metric=spec.metric,
+            baseline=2.0,
+            candidate=1.9,
+            effect=sum(ci) / 2,
+            ci=ci,
+            mde=float("inf"),
+            num_items=spec.min_items,
+            items_digest=digest_bytes(b"items %d" % self.looks_made),
+            subject={"candidate": self.candidate, "seed": 7},
+        )
+
+    def look(self, proposal: Proposal, **overrides: Verdict) -> LookTaken:
+        """One look in which every gate passes, but for the overrides; its envelopes are kept."""
+        verdicts = tuple(
+            overrides.get(spec.name)
+            or judge(spec, self.measure(spec.name), used=used_items(spec.name, proposal.looks))
+            for spec in self.policy.gates
+        )
+        statements = look_statements(
+            proposal, verdicts, look=len(proposal.looks), policy=self.policy
+        )
+        earlier = self.envelopes.get(proposal.evidence_root or "", [])
+        envelopes = [*earlier, *(seal(self.server, statement) for statement in statements)]
+        root = evidence_root(envelopes)
+        self.envelopes[root] = envelopes
+        return LookTaken(verdicts=verdicts, evidence_root=root)
+
+    def failing(self, gate: str, ci: tuple[float, float] = (-9.0, 9.0)) -> Verdict:
+        spec = next(spec for spec in self.policy.gates if spec.name == gate)
+        return judge(spec, self.measure(gate, ci))
+
+    def evidence(self, proposal: Proposal) -> list[dict[str, object]]:
+        return self.envelopes.get(proposal.evidence_root or "", [])
+
+    def sign(self, index: int, target: str | None, action: Action = Action.APPROVE) -> Signature:
+        act = SignedAct(
+            action=action,
+            target=target or "",
+            state_version=self.state_version,
+            expires=NOW + 600,
+            policy=self.policy.digest,
+        )
+        return sign_act(self.keys[index], act)
+
+    def approve(self, proposal: Proposal, *indices: int) -> Proposal:
+        for index in indices:
+            event = Approved(signature=self.sign(index, proposal.proposal_digest))
+            proposal = advance(proposal, event, policy=self.policy)
+        return proposal
+
+    def checking(self) -> Proposal:
+        frozen = Frozen(candidate_digest=self.candidate)
+        return advance(self.propose(), frozen, policy=self.policy)
+
+    def awaiting(self) -> Proposal:
+        proposal = self.checking()
+        for _ in range(2):
+            proposal = advance(proposal, self.look(proposal), policy=self.policy)
+        assert proposal.state == ProposalState.AWAITING_APPROVAL
+        return proposal
+
+    def mergeable(self) -> Proposal:
+        proposal = self.approve(self.awaiting(), 0, 1)
+        assert proposal.state == ProposalState.MERGEABLE
+        return proposal
+
+    def fresh(self) -> World:
+        """The same surroundings with nothing looked at."""
+        return replace(self, envelopes={}, looks_made=0)
+
+
+@pytest.fixture(scope="session")
+def _surroundings() -> World:
+    keys = [generate_key() for _ in range(3)]
+    policy, nonce = make_policy(keys), "ab" * 32
+    attester = SoftwareDevAttester(generate_key())
+    attestation = verify_evidence(
+        attester.attest(nonce, now=NOW, measurement=digest_bytes(b"code")),
+        nonce=nonce,
+        accept=policy.attestation,
+        trusted_roots=[attester.trusted_root],
+        now=NOW,
+    )
+    genesis = authorise_genesis(base_digest=digest_bytes(b"base"), policy=policy, now=NOW)
+    return World(
+        keys=keys,
+        server=generate_key(),
+        policy=policy,
+        attestation=attestation,
+        head=genesis.revision,
+    )
+
+
+@pytest.fixture
+def world(_surroundings: World) -> World:
+    return _surroundings.fresh()

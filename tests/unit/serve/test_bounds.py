@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tests.serving import People
+
+from cambium.core.errors import BudgetExceeded, DataError, DomainNotFound
+from cambium.core.evidence import StepCheck
+from cambium.learn.online import LearnResult
+from cambium.models.lora import Lora, LoraConfig
+from cambium.serve.bounds import BARE_BUDGET, check_domain, check_result
+from cambium.trust.policy import parse_policy, render_policy
+from cambium.trust.quorum import Approver
+
+NORMS = {"layer": 1.0}
+
+
+def result(size: float, *, quarantined: bool = False, loss: float = 1.0) -> LearnResult:
+    config = LoraConfig(r=1, lora_alpha=1)
+    lora = Lora(config=config, a={"layer": torch.ones(1, 1)}, b={"layer": torch.full((1, 1), size)})
+    return LearnResult(
+        lora=lora,
+        optimizer=b"",
+        losses=(loss,),
+        loss_before=1.0,
+        loss_after=1.0,
+        checks=(StepCheck(ok=not quarantined, shift=-1.0, margin=0.15),),
+        quarantined=quarantined,
+    )
+
+
+def check(found: LearnResult) -> None:
+    check_result("a", found, weight_norms=NORMS, bounds=BARE_BUDGET)
+
+
+def test_change_is_capped_against_the_weight() -> None:
+    check(result(0.49))
+    with pytest.raises(BudgetExceeded, match=r"cap is 0\.50"):
+        check(result(0.51))
+
+
+def test_a_failed_alignment_check_counts_also_over_the_cap() -> None:
+    check(result(5.0, quarantined=True))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize("quarantined", [False, True])
+def test_numbers_that_are_not_finite_are_refused(number: float, quarantined: bool) -> None:
+    for found in (result(number, quarantined=quarantined), result(0.1, loss=number)):
+        with pytest.raises(BudgetExceeded, match="finite"):
+            check(found)
+
+
+def test_a_bare_state_learns_by_the_development_policys_numbers() -> None:
+    keys = People().approvers
+    people = [Approver(name=f"p{i}", public=key.public_key) for i, key in enumerate(keys)]
+    assert parse_policy(render_policy(approvers=people)).learning == BARE_BUDGET
+
+
+def test_domains_are_listed_or_any_name() -> None:
+    check_domain("law", ["*"])
+    check_domain("law", ["law", "code"])
+    with pytest.raises(DomainNotFound):
+        check_domain("medicine", ["law"])
+    with pytest.raises(DataError):
+        check_domain("../law", ["*"])

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.serving import tiny_base
+
+from cambium.models.base import BaseModel, load_base
+from cambium.models.lora import LoraConfig
+from cambium.serve.bootstrap import server_identity
+from cambium.serve.bounds import BARE_BUDGET
+from cambium.serve.ephemeral import EphemeralAdapters
+from cambium.serve.janitor import Janitor
+from cambium.serve.publish import open_bank
+from cambium.serve.store.state import State
+
+
+class Clock:
+    ms = 1_000
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    return load_base(tiny_base(tmp_path_factory.mktemp("base")))
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    with State.open(tmp_path) as found:
+        yield found
+
+
+def adapters_of(base: BaseModel, state: State, folder: Path) -> EphemeralAdapters:
+    identity = server_identity(folder, state)
+    published = open_bank(state, base, identity=identity, policy=None, now_ms=1)
+    return EphemeralAdapters(
+        base, state, bounds=BARE_BUDGET, bank=lambda: published.bank, now_ms=lambda: Clock.ms
+    )
+
+
+def test_what_is_over_goes_and_what_is_not_stays(
+    base: BaseModel, state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapters = adapters_of(base, state, tmp_path)
+    janitor = Janitor(adapters, state)
+    short, long = (
+        adapters.create(name, LoraConfig(r=4), scope="text", ttl_s=ttl_s, domain=None)
+        for name, ttl_s in (("short", 10), ("long", 100))
+    )
+    orphan = state.blobs.put(b"nobody names this")
+    assert janitor.tidy() == 0  # too young to tell
+    monkeypatch.setattr(Clock, "ms", 1_000 + 10_000)
+    assert janitor.tidy(grace_s=0) == 2
+    assert not state.blobs.has(orphan)
+    assert not state.blobs.has(str(short.weights_blob))
+    assert state.blobs.has(str(long.weights_blob))
+    assert adapters.get("short").state == "expired"
+    assert adapters.expire() == 0
+    janitor.close()
+
+
+def test_the_start_sweeps_what_a_crash_left(base: BaseModel, state: State, tmp_path: Path) -> None:
+    adapters = adapters_of(base, state, tmp_path)
+    kept = adapters.create("kept", LoraConfig(r=4), scope="text", ttl_s=10**5, domain=None)
+    orphan = state.blobs.put(b"put, and then the process died")
+    state.close()
+    with State.open(tmp_path) as again:
+        Janitor(adapters_of(base, again, tmp_path), again).close()
+        assert not again.blobs.has(orphan)
+        assert again.blobs.has(str(kept.weights_blob))
