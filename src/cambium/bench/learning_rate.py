@@ -17,7 +17,7 @@ from cambium.models.allocator import keep_freed_memory
 from cambium.models.base import BaseModel, load_base
 from cambium.models.chat import encode_document
 from cambium.models.lora import Lora, LoraConfig, fresh_lora
-from cambium.models.scoring import ScoreRow, score
+from cambium.models.scoring import score
 
 RATES = (1e-4, 5e-4, 1e-3, 2e-3, 4e-3)
 BATCHES = 2
@@ -60,5 +60,5 @@ def _windows(base: BaseModel, texts: list[str]) -> list[Window]:
 def _loss(base: BaseModel, texts: list[str], adapters: tuple[Lora, ...]) -> float:
     encoded = [encode_document(base.tokenizer, text) for text in texts]
     windows = [w for tokens in encoded for w in cut_windows(tokens, 1, base.context)]
-    scores = score(base, [ScoreRow(tokens=w.tokens, adapters=adapters) for w in windows])
+    scores = score(base, [w.tokens for w in windows], adapters=adapters)
     return -sum(float(s.sum()) for s in scores) / sum(len(s) for s in scores)

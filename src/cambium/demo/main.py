@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -52,9 +53,10 @@ def _run(state: Path, out: Path) -> int:
 
 
 def _tell_story(story: Story, steps: list[dict[str, Any]], console: Console) -> None:
+    """Runs the steps: a bar for the one under way, a line for each that is done."""
     columns = (TextColumn("{task.description:<34}"), BarColumn(), TimeElapsedColumn(),
                TextColumn("{task.fields[detail]}"))  # fmt: skip
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         for name, step in STEPS:
             task = progress.add_task(name, total=1.0, detail="")
 
@@ -68,9 +70,11 @@ def _tell_story(story: Story, steps: list[dict[str, Any]], console: Console) -> 
                 detail, ok = str(error), False
             except Exception as error:  # noqa: BLE001 - whatever broke is the step's result
                 detail, ok = f"{type(error).__name__}: {error}", False
-            progress.update(task, completed=1.0, detail=detail if ok else f"[red]{detail}")
-            progress.stop_task(task)
+            progress.remove_task(task)
             steps.append(_step(name, started, ok, detail))
+            mark = "[green]ok[/green]    " if ok else "[red]failed[/red]"
+            took = steps[-1]["seconds"]
+            console.print(f"{mark} {name:<34}{took:6.1f} s  {escape(detail)}", highlight=False)
             if not ok:
                 return
 

@@ -19,16 +19,15 @@ from cambium.learn.examples import Window
 from cambium.learn.online import (
     adamw,
     batch_windows,
-    flat_rows,
     frozen_copy,
-    mixed_precision,
     packed,
+    padded_length,
     summed_loss,
     trainable_copy,
 )
-from cambium.models.base import BaseModel
+from cambium.models.base import BaseModel, mixed_precision, shared_rows
 from cambium.models.lora import Lora
-from cambium.models.scoring import ScoreRow, score
+from cambium.models.scoring import score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +123,7 @@ def with_teacher(
         values, ids = softened.topk(min(config.num_teacher_tokens, softened.shape[-1] - 1))
         return torch.stack([values.double(), ids.double()])
 
-    rows = [ScoreRow(tokens=w.tokens, adapters=parent) for w in windows]
-    kept = score(base, rows, reduce=keep)
+    kept = score(base, [w.tokens for w in windows], adapters=parent, reduce=keep)
     return [
         Replayed(window=w, top_ids=k[1].long(), top_logprobs=k[0].float())
         for w, k in zip(windows, kept, strict=True)
@@ -160,11 +158,11 @@ def _log_rest(logprobs: Tensor) -> Tensor:
 def _backward_new(
     base: BaseModel, lora: Lora, windows: Sequence[Window], config: ConsolidateConfig
 ) -> float:
-    batches = batch_windows(windows, config.micro_tokens)
+    batches = batch_windows(windows, config.micro_tokens, base.context)
     total = sum(b.num_targets for b in batches)
     value = 0.0
     for batch in batches:
-        with base.rows(flat_rows(lora)) as model, mixed_precision():
+        with base.rows(shared_rows((lora,))) as model, mixed_precision():
             logits = model(input_ids=batch.tokens, use_cache=False).logits
             loss = summed_loss(logits, batch.targets) / total
             loss.backward()
@@ -179,9 +177,11 @@ def _backward_replay(
     weight = config.replay_share * config.distill_weight / total
     value = 0.0
     ordered = sorted(replayed, key=lambda r: (len(r.top_ids), r.window.tokens))
-    for group in packed(ordered, config.micro_tokens, key=lambda r: len(r.top_ids)):
-        tokens, real = _padded(group)
-        with base.rows(flat_rows(lora)) as model, mixed_precision():
+    for group in packed(
+        ordered, config.micro_tokens, key=lambda r: padded_length(len(r.top_ids), base.context)
+    ):
+        tokens, real = _padded(group, base.context)
+        with base.rows(shared_rows((lora,))) as model, mixed_precision():
             logits = model(input_ids=tokens, use_cache=False).logits[real]
             loss = weight * distillation_loss(
                 logits,
@@ -194,9 +194,9 @@ def _backward_replay(
     return value
 
 
-def _padded(group: Sequence[Replayed]) -> tuple[Tensor, Tensor]:
+def _padded(group: Sequence[Replayed], context: int) -> tuple[Tensor, Tensor]:
     """Returns input ids [B T] and which of them are no padding."""
-    length = max(len(r.top_ids) for r in group)
+    length = padded_length(max(len(r.top_ids) for r in group), context)
     tokens = torch.zeros(len(group), length, dtype=torch.long)
     real = torch.zeros(len(group), length, dtype=torch.bool)
     for i, one in enumerate(group):

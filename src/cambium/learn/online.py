@@ -18,12 +18,13 @@ from torch import Tensor
 from cambium.core.errors import DataError
 from cambium.core.evidence import StepCheck
 from cambium.learn.examples import Window
-from cambium.models.base import BaseModel, RowWeights
+from cambium.models.base import BaseModel, mixed_precision, shared_rows
 from cambium.models.lora import Lora
 
 Item = TypeVar("Item")
 IGNORED = -100
 MAX_STEPS = 8
+LENGTH_STEP = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +119,9 @@ def learn(
     adam = adamw(trained, config.lr)
     if learner.optimizer:
         _load_state(adam, learner.optimizer)
-    batches = _deal(windows, config)
+    batches = _deal(windows, config, base.context)
     losses: list[float] = []
     checks: list[StepCheck] = []
-    loss_before = mean_loss(base, trained, batches[0], parent)
     for step in range(config.steps):
         losses.append(
             train_step(
@@ -141,7 +141,7 @@ def learn(
         lora=frozen_copy(trained),
         optimizer=_save_state(adam),
         losses=tuple(losses),
-        loss_before=loss_before,
+        loss_before=losses[0],
         loss_after=mean_loss(base, trained, batches[0], parent),
         checks=tuple(checks),
         quarantined=any(not c.ok for c in checks),
@@ -173,7 +173,7 @@ def train_step(
     loss_sum = 0.0
     optimizer.zero_grad(set_to_none=True)
     for part in batch:
-        with base.rows(flat_rows(lora, parent)) as model, mixed_precision():
+        with base.rows(shared_rows((*parent, lora))) as model, mixed_precision():
             logits = model(input_ids=part.tokens, use_cache=False).logits
             loss = summed_loss(logits, part.targets) / total
             loss.backward()
@@ -191,7 +191,7 @@ def mean_loss(
     """Returns the loss of a dealt batch in nats per token."""
     loss, total = 0.0, 0
     for part in batch:
-        with base.rows(flat_rows(lora, parent)) as model, mixed_precision():
+        with base.rows(shared_rows((*parent, lora))) as model, mixed_precision():
             logits = model(input_ids=part.tokens, use_cache=False).logits
         loss += float(summed_loss(logits, part.targets))
         total += part.num_targets
@@ -205,21 +205,11 @@ def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def flat_rows(lora: Lora, parent: tuple[Lora, ...] = ()) -> RowWeights:
-    """Returns weights that act on every row alike, differentiable in `lora`."""
-    sites = {}
-    for path in sorted({p for one in (lora, *parent) for p in one.a}):
-        members = [one for one in (lora, *parent) if path in one.a]
-        a = torch.cat([one.a[path] for one in members])
-        b = torch.cat([one.b[path] * one.config.scaling for one in members], dim=1)
-        sites[path] = ((a.T, b.T),)
-    return RowWeights(sites=sites)
-
-
-def batch_windows(windows: Sequence[Window], micro_tokens: int) -> list[_Batch]:
+def batch_windows(windows: Sequence[Window], micro_tokens: int, context: int) -> list[_Batch]:
     """Packs windows of similar length into micro-batches of about `micro_tokens`."""
     ordered = sorted(windows, key=lambda w: (len(w.tokens), w.tokens))
-    return [_collate(group) for group in packed(ordered, micro_tokens, key=_num_inputs)]
+    groups = packed(ordered, micro_tokens, key=lambda w: padded_length(_num_inputs(w), context))
+    return [_collate(group, context) for group in groups]
 
 
 def packed(items: Iterable[Item], budget: int, *, key: Callable[[Item], int]) -> list[list[Item]]:
@@ -235,13 +225,13 @@ def packed(items: Iterable[Item], budget: int, *, key: Callable[[Item], int]) ->
     return runs
 
 
+def padded_length(length: int, context: int) -> int:
+    """Returns the positions that a pass gives such a text: passes come in few shapes."""
+    return min(-(-length // LENGTH_STEP) * LENGTH_STEP, context)
+
+
 def _num_inputs(window: Window) -> int:
     return len(window.tokens) - 1
-
-
-def mixed_precision() -> torch.autocast:
-    """Returns bf16 autocast where the processor multiplies bf16 in hardware, else nothing."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
 
 
 def trainable_copy(lora: Lora) -> Lora:
@@ -262,7 +252,7 @@ def _copy(lora: Lora, *, requires_grad: bool) -> Lora:
     return Lora(config=lora.config, a=a, b=b)
 
 
-def _deal(windows: Sequence[Window], config: LearnConfig) -> list[list[_Batch]]:
+def _deal(windows: Sequence[Window], config: LearnConfig, context: int) -> list[list[_Batch]]:
     """Returns at most `config.steps` steps, each a list of passes, that hold every window."""
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(config.seed))
     steps: list[list[Window]] = [[]]
@@ -275,12 +265,13 @@ def _deal(windows: Sequence[Window], config: LearnConfig) -> list[list[_Batch]]:
         steps[-1].append(windows[i])
         tokens += size
     if len(steps) > config.steps:
-        return _deal(windows, replace(config, tokens_per_step=2 * config.tokens_per_step))
-    return [batch_windows(step, config.micro_tokens) for step in steps]
+        wider = replace(config, tokens_per_step=2 * config.tokens_per_step)
+        return _deal(windows, wider, context)
+    return [batch_windows(step, config.micro_tokens, context) for step in steps]
 
 
-def _collate(windows: Sequence[Window]) -> _Batch:
-    length = max(len(w.tokens) for w in windows) - 1
+def _collate(windows: Sequence[Window], context: int) -> _Batch:
+    length = padded_length(max(map(_num_inputs, windows)), context)
     tokens = torch.zeros(len(windows), length, dtype=torch.long)
     targets = torch.full((len(windows), length), IGNORED, dtype=torch.long)
     for i, window in enumerate(windows):

@@ -100,10 +100,30 @@ class BaseModel:
             if self._active is None or path not in self._active.sites:
                 return None
             for a, b in self._active.sites[path]:
-                output = output + (args[0] @ a) @ b
+                output = _add_product(output, args[0] @ a, b)
             return output
 
         return add_update
+
+
+def shared_rows(adapters: Sequence[Lora]) -> RowWeights | None:
+    """Returns weights for a batch in which every row has the same adapters, summed.
+
+    They stay differentiable: what `a` and `b` of a `Lora` require, the pass gives. Returns None
+    without adapters.
+    """
+    sites = {}
+    for path in sorted({p for one in adapters for p in one.a}):
+        members = [one for one in adapters if path in one.a]
+        a = torch.cat([one.a[path] for one in members])
+        b = torch.cat([one.b[path] * one.config.scaling for one in members], dim=1)
+        sites[path] = ((a.T, b.T),)
+    return RowWeights(sites=sites) if sites else None
+
+
+def mixed_precision() -> torch.autocast:
+    """Returns bf16 autocast where the processor multiplies bf16 in hardware, else nothing."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
 
 
 def stack_rows(adapters: Sequence[Sequence[Lora]]) -> RowWeights | None:
@@ -119,6 +139,14 @@ def stack_rows(adapters: Sequence[Sequence[Lora]]) -> RowWeights | None:
     num_slices = -(-needed // RANK_SLICE)
     paths = sorted({p for row in adapters for lora in row for p in lora.a})
     return RowWeights(sites={path: _stack_site(adapters, path, num_slices) for path in paths})
+
+
+def _add_product(output: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Returns `output + left @ right` in one pass over the output."""
+    if right.dim() == 3:
+        return torch.baddbmm(output, left, right)
+    flat = torch.addmm(output.flatten(0, -2), left.flatten(0, -2), right)
+    return flat.view_as(output)
 
 
 def _stack_site(

@@ -1,66 +1,65 @@
-"""Log-probabilities of given tokens, batched over rows with different adapters.
+"""Log-probabilities of given tokens under given adapters, batched.
 
-Shape letters: B rows, T positions, V words. Passes run in fixed shapes (a multiple of 16
-positions, `SCORE_TOKENS` tokens in all), so a score does not depend on its neighbours.
+Shape letters: B rows, T positions, V words. Passes run in fixed shapes (a few lengths, about
+`SCORE_TOKENS` tokens in all), so a score does not depend on its neighbours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cambium.core.errors import DataError
-from cambium.models.base import BaseModel, stack_rows
+from cambium.models.base import BaseModel, shared_rows
 from cambium.models.lora import Lora
 
-SCORE_TOKENS = 1024
-_LENGTH_STEP = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreRow:
-    """Token ids to be scored (at least two) and the adapters that act on them."""
-
-    tokens: Sequence[int]
-    adapters: tuple[Lora, ...] = ()
+SCORE_TOKENS = 512
+_SHORTEST = 16
 
 
 @torch.inference_mode()
 def score(
     base: BaseModel,
-    rows: Sequence[ScoreRow],
+    texts: Sequence[Sequence[int]],
     *,
+    adapters: Sequence[Lora] = (),
     reduce: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
-    """Returns for each row the log-probability of every token after its first, in nats [T-1].
+    """Returns for each text the log-probability of every token after its first, in nats [T-1].
 
     Args:
-        reduce: called with log-probabilities [T-1 V] and targets [T-1] of one row, if something
+        texts: token ids, at least two each.
+        adapters: the adapters that act on all of them, summed.
+        reduce: called with log-probabilities [T-1 V] and targets [T-1] of one text, if something
             else than the targets' own values is wanted.
 
     Raises:
-        DataError: a row has fewer than two tokens, or more than the context and its target.
+        DataError: a text has fewer than two tokens, or more than the context and its target.
     """
-    for row in rows:
-        if not 2 <= len(row.tokens) <= base.context + 1:
+    for text in texts:
+        if not 2 <= len(text) <= base.context + 1:
             raise DataError(
-                f"{len(row.tokens)} tokens cannot be scored in a context of {base.context}",
+                f"{len(text)} tokens cannot be scored in a context of {base.context}",
                 mend="cut the text into windows",
             )
-    results: list[Tensor | None] = [None] * len(rows)
+    weights = shared_rows(adapters)
+    results: list[Tensor | None] = [None] * len(texts)
     by_length: dict[int, list[int]] = {}
-    for i, row in enumerate(rows):
-        by_length.setdefault(_bucket(len(row.tokens) - 1, base.context), []).append(i)
+    for i, text in enumerate(texts):
+        by_length.setdefault(length_bucket(len(text) - 1, base.context), []).append(i)
     for length, members in sorted(by_length.items()):
         per_pass = max(1, SCORE_TOKENS // length)
         for at in range(0, len(members), per_pass):
             chosen = members[at : at + per_pass]
-            logits = _forward(base, [rows[i] for i in chosen], length, per_pass)
+            tokens = torch.zeros(per_pass, length, dtype=torch.long)
+            for row, i in enumerate(chosen):
+                tokens[row, : len(texts[i]) - 1] = torch.tensor(list(texts[i][:-1]))
+            with base.rows(weights) as model:
+                logits = model(input_ids=tokens, use_cache=False).logits
             for i, row_logits in zip(chosen, logits, strict=False):
-                targets = torch.tensor(list(rows[i].tokens[1:]))
+                targets = torch.tensor(list(texts[i][1:]))
                 logits_of_row = row_logits[: len(targets)].float()
                 if reduce is None:
                     results[i] = _own(logits_of_row, targets)
@@ -69,19 +68,13 @@ def score(
     return [r for r in results if r is not None]
 
 
-def _forward(base: BaseModel, rows: Sequence[ScoreRow], length: int, per_pass: int) -> Tensor:
-    tokens = torch.zeros(per_pass, length, dtype=torch.long)
-    for i, row in enumerate(rows):
-        inputs = list(row.tokens[:-1])
-        tokens[i, : len(inputs)] = torch.tensor(inputs)
-    adapters = [row.adapters for row in rows] + [()] * (per_pass - len(rows))
-    with base.rows(stack_rows(adapters)) as model:
-        return model(input_ids=tokens, use_cache=False).logits
+def length_bucket(length: int, context: int) -> int:
+    """Returns the padded length of a pass: 16, 24, 32, 48, 64, ... up to the context."""
+    bucket = _SHORTEST
+    while bucket < length:
+        bucket += bucket // 2 if bucket.bit_count() == 1 else bucket // 3
+    return min(bucket, context)
 
 
 def _own(logits: Tensor, targets: Tensor) -> Tensor:
     return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(dim=1)
-
-
-def _bucket(length: int, context: int) -> int:
-    return min(-(-length // _LENGTH_STEP) * _LENGTH_STEP, context)

@@ -21,7 +21,7 @@ from cambium.learn.examples import Window
 from cambium.learn.online import trainable_copy
 from cambium.models.base import BaseModel, stack_rows
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, to_bytes
-from cambium.models.scoring import ScoreRow, score
+from cambium.models.scoring import score
 
 SMALL = ConsolidateConfig(epochs=4, lr=1e-2, windows_per_step=4, num_teacher_tokens=16)
 
@@ -37,8 +37,8 @@ def fresh(base: BaseModel) -> Lora:
 
 
 def mean_loss(base: BaseModel, texts: list[Window], adapters: tuple[Lora, ...]) -> float:
-    rows = [ScoreRow(tokens=w.tokens, adapters=adapters) for w in texts]
-    return -float(torch.cat(score(base, rows)).mean())
+    scores = score(base, [w.tokens for w in texts], adapters=adapters)
+    return -float(torch.cat(scores).mean())
 
 
 def divergence(base: BaseModel, texts: list[Window], lora: Lora) -> float:

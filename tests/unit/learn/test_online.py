@@ -18,11 +18,10 @@ from cambium.learn.online import (
     Learner,
     LearnResult,
     batch_windows,
-    flat_rows,
     learn,
     trainable_copy,
 )
-from cambium.models.base import BaseModel, stack_rows
+from cambium.models.base import BaseModel, shared_rows, stack_rows
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
 
 
@@ -117,7 +116,7 @@ def test_gradients_are_clipped(llama: BaseModel, monkeypatch: pytest.MonkeyPatch
     for bound in (0.5, 0.01, 1e6):
         lora = trainable_copy(fresh(llama))
         sgd = Recording([*lora.a.values(), *lora.b.values()], lr=0.0)
-        batch = batch_windows(windows(), 1024)
+        batch = batch_windows(windows(), 1024, 128)
         online.train_step(llama, lora, batch, sgd, parent=(), max_grad_norm=bound)
     free = norms[2]
     assert free > 0.5
@@ -130,7 +129,7 @@ def test_micro_batches_add_up_to_one_gradient(llama: BaseModel) -> None:
     for micro in (32, 4096):
         lora = trainable_copy(fresh(llama))
         sgd = torch.optim.SGD([*lora.b.values()], lr=0.0)
-        batch = batch_windows(mixed, micro)
+        batch = batch_windows(mixed, micro, 128)
         loss = online.train_step(llama, lora, batch, sgd, parent=(), max_grad_norm=1e9)
         grads.append((loss, torch.cat([b.grad.flatten() for b in lora.b.values() if b.grad is not None])))  # fmt: skip  # noqa: E501
     (one, first), (two, second) = grads
@@ -181,7 +180,7 @@ def test_every_window_is_dealt_to_one_step_of_the_call(
         for i, n in enumerate(lengths)
     ]
     config = LearnConfig(steps=steps, tokens_per_step=per_step, micro_tokens=micro)
-    dealt = online._deal(fed, config)
+    dealt = online._deal(fed, config, 128)
     assert 1 <= len(dealt) <= steps
     targets = [
         int(t)
@@ -199,7 +198,7 @@ def test_what_is_learned_is_what_is_served(llama: BaseModel, make_lora: Any) -> 
     lora, parent = make_lora(llama, seed=1), make_lora(llama, seed=2)
     tokens = torch.tensor([windows(1)[0].tokens])
     with torch.inference_mode():
-        with llama.rows(flat_rows(lora, (parent,))) as model:
+        with llama.rows(shared_rows((parent, lora))) as model:
             trained = model(input_ids=tokens, use_cache=False).logits
         with llama.rows(stack_rows([(parent, lora)])) as model:
             served = model(input_ids=tokens, use_cache=False).logits

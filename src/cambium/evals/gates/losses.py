@@ -7,22 +7,23 @@ from collections.abc import Sequence
 from cambium.evals.gates.context import ScoredText
 from cambium.models.base import BaseModel
 from cambium.models.lora import Lora
-from cambium.models.scoring import ScoreRow, score
+from cambium.models.scoring import score
 
 
 def document_losses(
     base: BaseModel, documents: Sequence[ScoredText], adapters: tuple[Lora, ...]
 ) -> list[float]:
     """Returns each document's loss in nats per target token."""
-    rows, owners = [], []
+    texts, owners = [], []
     for i, document in enumerate(documents):
         for tokens, _ in document.windows:
-            rows.append(ScoreRow(tokens=tokens, adapters=adapters))
+            texts.append(tokens)
             owners.append(i)
     starts = [start for document in documents for _, start in document.windows]
     totals = [0.0] * len(documents)
     counts = [0] * len(documents)
-    for owner, start, logprobs in zip(owners, starts, score(base, rows), strict=True):
+    scores = score(base, texts, adapters=adapters)
+    for owner, start, logprobs in zip(owners, starts, scores, strict=True):
         targets = logprobs[start - 1 :]
         totals[owner] -= float(targets.sum())
         counts[owner] += len(targets)

@@ -12,7 +12,7 @@ from torch import Tensor
 from cambium.models.base import BaseModel
 from cambium.models.chat import encode_document
 from cambium.models.lora import Lora
-from cambium.models.scoring import ScoreRow, score
+from cambium.models.scoring import score
 from cambium.serve.api.openai.choices import ShownToken
 from cambium.serve.api.openai.errors import refusal
 from cambium.serve.api.openai.token_texts import TextStream, TokenTexts
@@ -77,8 +77,9 @@ def score_prompts(
         return torch.cat([own.double(), values.double(), ids.double()], dim=1)
 
     long_enough = [i for i, prompt in enumerate(prompts) if len(prompt.ids) > 1]
-    rows = [ScoreRow(tokens=prompts[i].ids, adapters=adapters) for i in long_enough]
-    scored = dict(zip(long_enough, score(base, rows, reduce=with_rivals), strict=True))
+    ids = [prompts[i].ids for i in long_enough]
+    scores = score(base, ids, adapters=adapters, reduce=with_rivals)
+    scored = dict(zip(long_enough, scores, strict=True))
     return [
         _with_scores(prompt, scored[i].tolist() if i in scored else [], num_top)
         for i, prompt in enumerate(prompts)
