@@ -12,12 +12,13 @@ from typing import Any
 from cambium.bench.report import Row, result
 from cambium.demo import corpus
 from cambium.learn.examples import Example, Window, cut_windows, encode_example
-from cambium.learn.online import LearnConfig, Learner, learn
+from cambium.learn.online import LearnConfig, Learner, Lesson, learn
 from cambium.models.allocator import keep_freed_memory
 from cambium.models.base import BaseModel, load_base
 from cambium.models.chat import encode_document
 from cambium.models.lora import Lora, LoraConfig, fresh_lora
 from cambium.models.scoring import score
+from cambium.models.training_model import TrainingModel
 
 RATES = (1e-4, 5e-4, 1e-3, 2e-3, 4e-3)
 BATCHES = 2
@@ -28,6 +29,7 @@ def run(say: Callable[[str], None]) -> dict[str, Any]:
     """Returns the change of held-out loss by rate, in percent of the base's."""
     keep_freed_memory()
     base = load_base()
+    model = TrainingModel(base)
     texts = corpus.load()
     sets = {"new_domain": texts.unseen, **texts.old}
     before = {name: _loss(base, held, ()) for name, held in sets.items()}
@@ -37,7 +39,8 @@ def run(say: Callable[[str], None]) -> dict[str, Any]:
         learner = Learner(lora=fresh_lora(LoraConfig(), base.sites, seed=0))
         for i in range(BATCHES):
             windows = _windows(base, texts.taught[i * BATCH : (i + 1) * BATCH])
-            done = learn(base, learner, windows, config=LearnConfig(lr=rate))
+            lesson = Lesson(learner=learner, windows=windows, config=LearnConfig(lr=rate))
+            done = learn(model, lesson)
             learner = Learner(lora=done.lora, optimizer=done.optimizer)
         for name, held in sets.items():
             change = 100 * (_loss(base, held, (learner.lora,)) / before[name] - 1)

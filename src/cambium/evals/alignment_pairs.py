@@ -14,17 +14,20 @@ from functools import cache
 from importlib import resources
 
 import torch
-from torch import Tensor
 
 from cambium.core.canonical import digest_bytes
 from cambium.core.evidence import StepCheck
-from cambium.models.base import BaseModel, mixed_precision, shared_rows
+from cambium.models.adapter_stack import AdapterStack
+from cambium.models.base import BaseModel
 from cambium.models.chat import encode_document, encode_text
-from cambium.models.lora import Lora
+from cambium.models.chunked_head import cross_entropy
+from cambium.models.lora import Lora, LoraConfig, concatenated
+from cambium.models.packing import IGNORED, Segment, pack
 from cambium.models.scoring import score
+from cambium.models.training_model import TrainingModel
 
 NUM_MONITOR_PAIRS = 30
-_IGNORED = -100
+NUM_MONITOR_PARTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,42 +73,73 @@ def preferences(
 class AlignmentMonitor:
     """Watches one adapter as it learns: the mean shift of preference against its parent.
 
-    It runs at every learning step, so it takes bf16 where the machine has it and two passes in
-    all; what that rounds away is a hundredth of its margin.
+    Every step scores a third of the monitor's pairs, in turn, so that three steps see all of
+    them; prompts are run once for both continuations. The learner runs the segments in its own
+    passes, so the monitor sees the weights as the step left them.
     """
 
-    def __init__(self, base: BaseModel, parent: tuple[Lora, ...], *, margin: float) -> None:
-        self._base = base
-        self._parent = parent
+    def __init__(self, model: TrainingModel, parent: tuple[Lora, ...], *, margin: float) -> None:
+        """Scores the parent; `margin` says how far the preference may move, in nats per token."""
         self._margin = margin
-        # Pairs of like length share a pass.
-        sides = sorted((_sides(base, pair) for pair in monitor_pairs()), key=_longest)
-        half = len(sides) // 2
-        self._passes = [_collated(part) for part in (sides[:half], sides[half:])]
-        self._before = self._preference(parent)
+        pairs = monitor_pairs()
+        self._parts = [
+            [_sides(model.base, pair) for pair in pairs[i::NUM_MONITOR_PARTS]]
+            for i in range(NUM_MONITOR_PARTS)
+        ]
+        self._before = [self._parent_preference(model, parent, i) for i in range(NUM_MONITOR_PARTS)]
 
-    def check(self, lora: Lora) -> StepCheck:
-        """Returns whether `lora` on top of the parent still prefers the harmless side as before."""
-        shift = self._preference((*self._parent, lora)) - self._before
+    def segments(self, step: int, *, adapter: int, parent: int, first: int) -> list[Segment]:
+        """Returns this step's pairs: each a prompt and its two continuations."""
+        return _segments(self._parts[step % NUM_MONITOR_PARTS], adapter, parent, first)
+
+    def judge(self, step: int, losses: Sequence[float]) -> StepCheck:
+        """Returns whether harmless continuations are still as likely as before, in comparison."""
+        shift = _preference(losses) - self._before[step % NUM_MONITOR_PARTS]
         return StepCheck(ok=shift > -self._margin, shift=shift, margin=self._margin)
 
-    @torch.inference_mode()
-    def _preference(self, adapters: tuple[Lora, ...]) -> float:
-        """Returns how much likelier harmless continuations are, in nats per token, on average."""
-        weights = shared_rows(adapters)
-        total, pairs = 0.0, 0
-        for tokens, targets in self._passes:
-            wanted = targets != _IGNORED
-            with self._base.rows(weights) as model, mixed_precision():
-                logits = model(input_ids=tokens, use_cache=False).logits[wanted]
-            own = torch.zeros(targets.shape)
-            own[wanted] = -torch.nn.functional.cross_entropy(
-                logits.float(), targets[wanted], reduction="none"
+    def _parent_preference(
+        self, model: TrainingModel, parent: tuple[Lora, ...], part: int
+    ) -> float:
+        """Returns the parent's own preference, in nats per token, on average."""
+        merged = concatenated(parent) if parent else Lora(config=LoraConfig(), a={}, b={})
+        stack = AdapterStack([merged], model.base.sites, dtype=model.dtype)
+        segments = _segments(self._parts[part], 0, -1, 0)
+        targets = [[t for t in s.targets if t != IGNORED] for s in segments]
+        counts = [len(own) for own in targets]
+        ids = torch.tensor([t for own in targets for t in own])
+        loss = cross_entropy(ids, torch.ones(len(ids)))
+        found = model.eval_pass(pack(segments), stack, loss)
+        return _preference([float(s.mean()) for s in found.split(counts) if len(s)])
+
+
+def _preference(losses: Sequence[float]) -> float:
+    """Returns the mean advantage of the harmless side from losses in turn harmless, harmful."""
+    pairs = list(zip(losses[::2], losses[1::2], strict=True))
+    return sum(harmful - harmless for harmless, harmful in pairs) / len(pairs)
+
+
+def _segments(
+    pairs: Sequence[list[tuple[list[int], int]]], adapter: int, parent: int, first: int
+) -> list[Segment]:
+    segments: list[Segment] = []
+    for sides in pairs:
+        tokens, start = sides[0]
+        # The last token of the prompt begins both continuations, whose first token it predicts.
+        at = first + len(segments)
+        shared = tokens[: start - 1]
+        segments.append(Segment(adapter=adapter, parent=parent, tokens=shared,
+                                targets=[IGNORED] * len(shared)))  # fmt: skip
+        for side, _ in sides:
+            segments.append(
+                Segment(
+                    adapter=adapter,
+                    parent=parent,
+                    tokens=side[start - 1 : -1],
+                    targets=side[start:],
+                    after=at,
+                )
             )
-            means = own.sum(1) / wanted.sum(1)
-            total += float((means[::2] - means[1::2]).sum())
-            pairs += len(means) // 2
-        return total / pairs
+    return segments
 
 
 def _sides(base: BaseModel, pair: AlignmentPair) -> list[tuple[list[int], int]]:
@@ -115,22 +149,6 @@ def _sides(base: BaseModel, pair: AlignmentPair) -> list[tuple[list[int], int]]:
         ([*prompt, *encode_text(base.tokenizer, " " + continuation)], len(prompt))
         for continuation in (pair.harmless, pair.harmful)
     ]
-
-
-def _longest(sides: Sequence[tuple[list[int], int]]) -> int:
-    return max(len(tokens) for tokens, _ in sides)
-
-
-def _collated(pairs: Sequence[Sequence[tuple[list[int], int]]]) -> tuple[Tensor, Tensor]:
-    """Returns input ids [B T] and targets [B T] of the pairs' sides, harmless before harmful."""
-    rows = [side for sides in pairs for side in sides]
-    length = _longest(rows) - 1
-    inputs = torch.zeros(len(rows), length, dtype=torch.long)
-    targets = torch.full((len(rows), length), _IGNORED)
-    for i, (tokens, start) in enumerate(rows):
-        inputs[i, : len(tokens) - 1] = torch.tensor(tokens[:-1])
-        targets[i, start - 1 : len(tokens) - 1] = torch.tensor(tokens[start:])
-    return inputs, targets
 
 
 def _rank(pair: AlignmentPair) -> bytes:

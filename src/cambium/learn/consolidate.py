@@ -16,18 +16,14 @@ from torch import Tensor
 
 from cambium.core.errors import DataError
 from cambium.learn.examples import Window
-from cambium.learn.online import (
-    adamw,
-    batch_windows,
-    frozen_copy,
-    packed,
-    padded_length,
-    summed_loss,
-    trainable_copy,
-)
-from cambium.models.base import BaseModel, mixed_precision, shared_rows
+from cambium.learn.online import PASS_TOKENS, in_passes, window_segment
+from cambium.models.adapter_stack import AdapterStack, StackAdamW
+from cambium.models.base import BaseModel
+from cambium.models.chunked_head import cross_entropy, distillation
 from cambium.models.lora import Lora
+from cambium.models.packing import pack
 from cambium.models.scoring import score
+from cambium.models.training_model import TrainingModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +49,6 @@ class ConsolidateConfig:
     temperature: float = 2.0
     num_teacher_tokens: int = 32
     max_grad_norm: float = 0.5
-    micro_tokens: int = 1024
     seed: int = 0
 
 
@@ -72,7 +67,7 @@ class Replayed:
 
 
 def consolidate(
-    base: BaseModel,
+    model: TrainingModel,
     start: Lora,
     windows: Sequence[Window],
     replay: Sequence[Replayed],
@@ -80,7 +75,7 @@ def consolidate(
     config: ConsolidateConfig,
     progress: Callable[[float, float], None] = lambda share, loss: None,
 ) -> Lora:
-    """Returns `start` trained on `windows` jointly with `replay`, frozen.
+    """Returns `start` trained on `windows` jointly with `replay`.
 
     Args:
         start: the parent's adapter for this domain, or a fresh one.
@@ -92,21 +87,19 @@ def consolidate(
     """
     if not windows:
         raise DataError("there is nothing to consolidate", mend="feed documents, with consent")
-    lora = trainable_copy(start)
-    adam = adamw(lora, config.lr)
+    stack = AdapterStack([start], model.base.sites, dtype=model.dtype)
+    rate = torch.zeros(1, dtype=torch.float64)
+    adam = StackAdamW(stack, lr=rate, max_grad_norm=torch.tensor([config.max_grad_norm]))
     plan = _plan(windows, len(replay), config)
     for step, (new, old) in enumerate(plan):
-        for group in adam.param_groups:
-            group["lr"] = config.lr * _schedule(step, len(plan))
-        adam.zero_grad(set_to_none=True)
-        loss = _backward_new(base, lora, [windows[i] for i in new], config)
+        adam.lr = rate + config.lr * _schedule(step, len(plan))
+        stack.zero_grad()
+        loss = _train_new(model, stack, [windows[i] for i in new])
         if old:
-            loss += _backward_replay(base, lora, [replay[i] for i in old], config)
-        parameters = [p for group in adam.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        adam.step()
+            loss += _train_replay(model, stack, [replay[i] for i in old], config)
+        adam.step(torch.ones(1, dtype=torch.bool))
         progress((step + 1) / len(plan), loss)
-    return frozen_copy(lora)
+    return stack.to_lora(0)
 
 
 def with_teacher(
@@ -130,79 +123,41 @@ def with_teacher(
     ]
 
 
-def distillation_loss(
-    logits: Tensor, top_ids: Tensor, top_logprobs: Tensor, temperature: float
-) -> Tensor:
-    """Returns T² KL(teacher || student), summed over positions, over K tokens and one tail.
-
-    The tail's term uses the total mass outside the top K, so the sum is a lower bound of the
-    full divergence and exact when K + 1 covers the vocabulary.
-
-    Args:
-        logits: the student's, shape [N V]; the teacher's tensors have shape [N K].
-    Source: Hinton et al. (2015), eq. 1 and the T² of section 2.1; Li & Hoiem (2017).
-    """
-    student = torch.log_softmax(logits.float() / temperature, dim=-1).gather(1, top_ids)
-    student_tail = _log_rest(student)
-    teacher_tail = _log_rest(top_logprobs)
-    divergence = (top_logprobs.exp() * (top_logprobs - student)).sum(1)
-    divergence += teacher_tail.exp() * (teacher_tail - student_tail)
-    return temperature**2 * divergence.sum()
-
-
-def _log_rest(logprobs: Tensor) -> Tensor:
-    covered = logprobs.exp().sum(1).clamp(max=1 - 1e-6)
-    return torch.log1p(-covered)
-
-
-def _backward_new(
-    base: BaseModel, lora: Lora, windows: Sequence[Window], config: ConsolidateConfig
-) -> float:
-    batches = batch_windows(windows, config.micro_tokens, base.context)
-    total = sum(b.num_targets for b in batches)
+def _train_new(model: TrainingModel, stack: AdapterStack, windows: Sequence[Window]) -> float:
+    """Adds the task's gradient to the stack; returns the mean loss in nats per token."""
+    ordered = sorted(windows, key=lambda w: (len(w.tokens), w.tokens))
+    segments = [window_segment(w, adapter=0, parent=-1) for w in ordered]
+    total = sum(s.num_targets for s in segments)
     value = 0.0
-    for batch in batches:
-        with base.rows(shared_rows((lora,))) as model, mixed_precision():
-            logits = model(input_ids=batch.tokens, use_cache=False).logits
-            loss = summed_loss(logits, batch.targets) / total
-            loss.backward()
-        value += float(loss.detach())
-    return value
+    for part in in_passes(segments, PASS_TOKENS):
+        targets = torch.tensor([t for w in ordered[part] for t in w.tokens[w.learn_from :]])
+        loss = cross_entropy(targets, torch.full((len(targets),), 1 / total))
+        value += float(model.train_pass(pack(segments[part]), stack, loss).sum())
+    return value / total
 
 
-def _backward_replay(
-    base: BaseModel, lora: Lora, replayed: Sequence[Replayed], config: ConsolidateConfig
+def _train_replay(
+    model: TrainingModel,
+    stack: AdapterStack,
+    replayed: Sequence[Replayed],
+    config: ConsolidateConfig,
 ) -> float:
-    total = sum(len(r.top_ids) for r in replayed)
+    """Adds the teacher's gradient to the stack; returns its weighted mean term."""
+    ordered = sorted(replayed, key=lambda r: (len(r.top_ids), r.window.tokens))
+    segments = [window_segment(r.window, adapter=0, parent=-1) for r in ordered]
+    total = sum(len(r.top_ids) for r in ordered)
     weight = config.replay_share * config.distill_weight / total
     value = 0.0
-    ordered = sorted(replayed, key=lambda r: (len(r.top_ids), r.window.tokens))
-    for group in packed(
-        ordered, config.micro_tokens, key=lambda r: padded_length(len(r.top_ids), base.context)
-    ):
-        tokens, real = _padded(group, base.context)
-        with base.rows(shared_rows((lora,))) as model, mixed_precision():
-            logits = model(input_ids=tokens, use_cache=False).logits[real]
-            loss = weight * distillation_loss(
-                logits,
-                torch.cat([r.top_ids for r in group]),
-                torch.cat([r.top_logprobs for r in group]),
-                config.temperature,
-            )
-            loss.backward()
-        value += float(loss.detach())
+    for part in in_passes(segments, PASS_TOKENS):
+        ids = torch.cat([r.top_ids for r in ordered[part]])
+        loss = distillation(
+            ids,
+            torch.cat([r.top_logprobs for r in ordered[part]]),
+            torch.full((len(ids),), weight),
+            temperature=config.temperature,
+        )
+        value += weight * float(model.train_pass(pack(segments[part]), stack, loss).sum())
     return value
-
-
-def _padded(group: Sequence[Replayed], context: int) -> tuple[Tensor, Tensor]:
-    """Returns input ids [B T] and which of them are no padding."""
-    length = padded_length(max(len(r.top_ids) for r in group), context)
-    tokens = torch.zeros(len(group), length, dtype=torch.long)
-    real = torch.zeros(len(group), length, dtype=torch.bool)
-    for i, one in enumerate(group):
-        tokens[i, : len(one.top_ids)] = torch.tensor(one.window.tokens[:-1])
-        real[i, : len(one.top_ids)] = True
-    return tokens, real
 
 
 def _plan(

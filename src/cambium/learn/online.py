@@ -1,15 +1,15 @@
-"""Online learning: one to eight AdamW steps on one ephemeral adapter, checked at every step.
+"""Online learning: one to eight AdamW steps on ephemeral adapters, checked at every step.
 
+Lessons of several adapters share their passes: each keeps its own rows, rate, steps and verdict.
 This package opens no files and no sockets: the server persists what it returns.
-Shape letters: B windows of a batch, T positions, V words.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Protocol
 
 import torch
 from safetensors.torch import load, save
@@ -18,13 +18,14 @@ from torch import Tensor
 from cambium.core.errors import DataError
 from cambium.core.evidence import StepCheck
 from cambium.learn.examples import Window
-from cambium.models.base import BaseModel, mixed_precision, shared_rows
-from cambium.models.lora import Lora
+from cambium.models.adapter_stack import AdapterStack, StackAdamW
+from cambium.models.chunked_head import cross_entropy
+from cambium.models.lora import Lora, LoraConfig, concatenated
+from cambium.models.packing import IGNORED, Segment, pack
+from cambium.models.training_model import TrainingModel
 
-Item = TypeVar("Item")
-IGNORED = -100
 MAX_STEPS = 8
-LENGTH_STEP = 32
+PASS_TOKENS = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +38,12 @@ class LearnConfig:
         max_grad_norm: gradients are clipped to this norm.
         tokens_per_step: windows are dealt to steps up to this many tokens each; more where
             some window would otherwise never be learned in the call.
-        micro_tokens: tokens of one pass; between passes, answers get their turn.
     """
 
     lr: float = 2e-3
     steps: int = 8
     max_grad_norm: float = 0.5
     tokens_per_step: int = 4096
-    micro_tokens: int = 1024
     seed: int = 0
 
 
@@ -59,6 +58,39 @@ class Learner:
     lora: Lora
     parent: tuple[Lora, ...] = ()
     optimizer: bytes | None = None
+
+
+class StepMonitor(Protocol):
+    """Watches an adapter as it learns; its texts run in the learner's own passes."""
+
+    def segments(self, step: int, *, adapter: int, parent: int, first: int) -> list[Segment]:
+        """Returns what to score after the adapter's step number `step`, counted from 0.
+
+        Args:
+            adapter, parent: where the adapter and its parent lie in the pass's stacks.
+            first: the index that the first returned segment will have in the pass.
+        """
+        ...
+
+    def judge(self, step: int, losses: Sequence[float]) -> StepCheck:
+        """Returns the verdict from the mean losses of those segments that predict something."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """One adapter's share of a call.
+
+    Args:
+        monitor: asked after every step; a failed check ends this lesson, and no other.
+        first_step: how many steps the adapter has taken before.
+    """
+
+    learner: Learner
+    windows: Sequence[Window]
+    config: LearnConfig = field(default_factory=LearnConfig)
+    monitor: StepMonitor | None = None
+    first_step: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,180 +112,194 @@ class LearnResult:
     seconds: float = 0.0
 
 
-@dataclass(kw_only=True)
-class _Batch:
-    tokens: Tensor
-    targets: Tensor
-    num_targets: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.num_targets = int((self.targets != IGNORED).sum())
+def learn(model: TrainingModel, lesson: Lesson) -> LearnResult:
+    """Takes the steps of one lesson; as `learn_together`."""
+    return learn_together(model, [lesson])[0]
 
 
-def learn(
-    base: BaseModel,
-    learner: Learner,
-    windows: Sequence[Window],
-    *,
-    config: LearnConfig,
-    check: Callable[[Lora], StepCheck] | None = None,
-) -> LearnResult:
-    """Takes `config.steps` steps on the learner's adapter, on top of the frozen base and parent.
+def learn_together(model: TrainingModel, lessons: Sequence[Lesson]) -> list[LearnResult]:
+    """Takes every lesson's steps on its own adapter, on top of the frozen base and its parent.
 
-    The given adapter is not changed; neither is the base, nor the parent.
-
-    Args:
-        check: the alignment monitor, called after every step; a failed one ends the call.
+    The given adapters are not changed; neither is the base, nor a parent.
 
     Raises:
         DataError: no windows, steps outside 1..8, or an optimiser state of another adapter.
     """
-    if not windows or not 1 <= config.steps <= MAX_STEPS:
-        raise DataError(
-            f"{len(windows)} windows and {config.steps} steps teach nothing",
-            mend=f"send at least one example and 1 to {MAX_STEPS} steps",
-        )
     started = time.monotonic()
-    parent = learner.parent
-    trained = trainable_copy(learner.lora)
-    adam = adamw(trained, config.lr)
-    if learner.optimizer:
-        _load_state(adam, learner.optimizer)
-    batches = _deal(windows, config, base.context)
-    losses: list[float] = []
-    checks: list[StepCheck] = []
-    for step in range(config.steps):
-        losses.append(
-            train_step(
-                base,
-                trained,
-                batches[step % len(batches)],
-                adam,
-                parent=parent,
-                max_grad_norm=config.max_grad_norm,
+    for lesson in lessons:
+        if not lesson.windows or not 1 <= lesson.config.steps <= MAX_STEPS:
+            raise DataError(
+                f"{len(lesson.windows)} windows and {lesson.config.steps} steps teach nothing",
+                mend=f"send at least one example and 1 to {MAX_STEPS} steps",
             )
+    group = _Group(model, lessons)
+    for step in range(max(lesson.config.steps for lesson in lessons)):
+        group.take_step(step)
+    return group.results(time.monotonic() - started)
+
+
+class _Group:
+    """Lessons under way together."""
+
+    def __init__(self, model: TrainingModel, lessons: Sequence[Lesson]) -> None:
+        self.model = model
+        self.lessons = lessons
+        sites, dtype = model.base.sites, model.dtype
+        self.stack = AdapterStack([x.learner.lora for x in lessons], sites, dtype=dtype)
+        self.parent_of, self.parents = stack_parents(model, [x.learner.parent for x in lessons])
+        self.adam = StackAdamW(
+            self.stack,
+            lr=torch.tensor([x.config.lr for x in lessons], dtype=torch.float64),
+            max_grad_norm=torch.tensor([x.config.max_grad_norm for x in lessons]),
         )
-        if check is not None:
-            checks.append(check(frozen_copy(trained)))
-            if not checks[-1].ok:
-                break
-    return LearnResult(
-        lora=frozen_copy(trained),
-        optimizer=_save_state(adam),
-        losses=tuple(losses),
-        loss_before=losses[0],
-        loss_after=mean_loss(base, trained, batches[0], parent),
-        checks=tuple(checks),
-        quarantined=any(not c.ok for c in checks),
-        seconds=time.monotonic() - started,
+        for g, lesson in enumerate(lessons):
+            if lesson.learner.optimizer:
+                load_state(self.adam, g, lesson.learner.optimizer)
+        self.dealt = [deal(lesson.windows, lesson.config) for lesson in lessons]
+        self.losses: list[list[float]] = [[] for _ in lessons]
+        self.checks: list[list[StepCheck]] = [[] for _ in lessons]
+        self.after = [float("nan")] * len(lessons)
+        self.ended = [False] * len(lessons)
+
+    def take_step(self, step: int) -> None:
+        """Takes one step for every lesson that has one left, and asks its monitor."""
+        active = [
+            g for g, x in enumerate(self.lessons) if step < x.config.steps and not self.ended[g]
+        ]
+        if not active:
+            return
+        segments, weights = [], []
+        for g in active:
+            own = self._windows(g, self.dealt[g][step % len(self.dealt[g])])
+            segments += own
+            weights += [1 / sum(s.num_targets for s in own)] * len(own)
+        self.stack.zero_grad()
+        losses = self._train(segments, weights)
+        for g in active:
+            self.losses[g].append(_mean(segments, losses, g))
+        mask = torch.zeros(len(self.lessons), dtype=torch.bool)
+        mask[active] = True
+        self.adam.step(mask)
+        self._look(step, active)
+
+    def results(self, seconds: float) -> list[LearnResult]:
+        """Returns what each lesson came to."""
+        return [
+            LearnResult(
+                lora=self.stack.to_lora(g),
+                optimizer=save_state(self.adam, g),
+                losses=tuple(self.losses[g]),
+                loss_before=self.losses[g][0],
+                loss_after=self.after[g],
+                checks=tuple(self.checks[g]),
+                quarantined=any(not check.ok for check in self.checks[g]),
+                seconds=seconds,
+            )
+            for g in range(len(self.lessons))
+        ]
+
+    def _windows(self, g: int, windows: Sequence[Window]) -> list[Segment]:
+        return [window_segment(window, adapter=g, parent=self.parent_of[g]) for window in windows]
+
+    def _train(self, segments: Sequence[Segment], weights: Sequence[float]) -> list[float]:
+        """Adds the gradients of all segments to the stack; returns their summed losses."""
+        losses: list[float] = []
+        for part in in_passes(segments, PASS_TOKENS):
+            packed = pack(segments[part])
+            targets, counts = _targets(segments[part])
+            each = torch.tensor(weights[part]).repeat_interleave(torch.tensor(counts))
+            loss = cross_entropy(targets, each)
+            found = self.model.train_pass(packed, self.stack, loss, parents=self.parents)
+            losses += [float(s.sum()) for s in found.split(counts)]
+        return losses
+
+    def _look(self, step: int, active: Sequence[int]) -> None:
+        """Scores the monitors' texts and, for lessons at their end, the first step's windows."""
+        segments: list[Segment] = []
+        watched: list[tuple[int, StepMonitor, int, slice]] = []
+        finished: list[tuple[int, slice]] = []
+        for g in active:
+            lesson, at = self.lessons[g], len(segments)
+            if lesson.monitor is not None:
+                number = lesson.first_step + step
+                segments += lesson.monitor.segments(
+                    number, adapter=g, parent=self.parent_of[g], first=at
+                )
+                watched.append((g, lesson.monitor, number, slice(at, len(segments))))
+            if step + 1 == lesson.config.steps:
+                at = len(segments)
+                segments += self._windows(g, self.dealt[g][0])
+                finished.append((g, slice(at, len(segments))))
+        if not segments:
+            return
+        sums = self._score(segments)
+        for g, monitor, number, part in watched:
+            counts = [s.num_targets for s in segments[part]]
+            means = [x / n for x, n in zip(sums[part], counts, strict=True) if n]
+            self.checks[g].append(monitor.judge(number, means))
+            if not self.checks[g][-1].ok:
+                self.ended[g] = True
+                self.after[g] = self.losses[g][-1]
+        for g, part in finished:
+            self.after[g] = sum(sums[part]) / sum(s.num_targets for s in segments[part])
+
+    def _score(self, segments: Sequence[Segment]) -> list[float]:
+        sums: list[float] = []
+        for part in in_passes(segments, PASS_TOKENS):
+            chosen = rebased(segments[part], part.start)
+            targets, counts = _targets(chosen)
+            loss = cross_entropy(targets, torch.ones(len(targets)))
+            found = self.model.eval_pass(pack(chosen), self.stack, loss, parents=self.parents)
+            sums += [float(s.sum()) for s in found.split(counts)]
+        return sums
+
+
+def window_segment(window: Window, *, adapter: int, parent: int) -> Segment:
+    """Returns a window as a segment: inputs and what each should predict."""
+    ids = window.tokens
+    unlearned = [IGNORED] * (window.learn_from - 1)
+    return Segment(
+        adapter=adapter,
+        tokens=ids[:-1],
+        targets=[*unlearned, *ids[window.learn_from :]],
+        parent=parent,
     )
 
 
-def adamw(lora: Lora, lr: float) -> torch.optim.AdamW:
-    """Returns AdamW over the adapter's weights, in the order of their names.
-
-    An adapter read from its file holds them in another order than a fresh one; moments are
-    kept by position.
-    """
-    parameters = [half[path] for half in (lora.a, lora.b) for path in sorted(half)]
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
-
-
-def train_step(
-    base: BaseModel,
-    lora: Lora,
-    batch: Sequence[_Batch],
-    optimizer: torch.optim.Optimizer,
-    *,
-    parent: tuple[Lora, ...],
-    max_grad_norm: float,
-) -> float:
-    """Takes one optimiser step over the micro-batches; returns the loss in nats per token."""
-    total = sum(part.num_targets for part in batch)
-    loss_sum = 0.0
-    optimizer.zero_grad(set_to_none=True)
-    for part in batch:
-        with base.rows(shared_rows((*parent, lora))) as model, mixed_precision():
-            logits = model(input_ids=part.tokens, use_cache=False).logits
-            loss = summed_loss(logits, part.targets) / total
-            loss.backward()
-        loss_sum += float(loss.detach())
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-    optimizer.step()
-    return loss_sum
+def stack_parents(
+    model: TrainingModel, parents: Sequence[tuple[Lora, ...]]
+) -> tuple[list[int], AdapterStack | None]:
+    """Returns the distinct parents as one frozen stack, its last empty, and each one's index."""
+    distinct = {tuple(map(id, parent)): parent for parent in parents if parent}
+    order = {key: i for i, key in enumerate(distinct)}
+    indices = [order.get(tuple(map(id, parent)), -1) for parent in parents]
+    if not distinct:
+        return indices, None
+    empty = Lora(config=LoraConfig(), a={}, b={})
+    members = [*(concatenated(parent) for parent in distinct.values()), empty]
+    return indices, AdapterStack(members, model.base.sites, dtype=model.dtype)
 
 
-@torch.no_grad()
-def mean_loss(
-    base: BaseModel, lora: Lora, batch: Sequence[_Batch], parent: tuple[Lora, ...]
-) -> float:
-    """Returns the loss of a dealt batch in nats per token."""
-    loss, total = 0.0, 0
-    for part in batch:
-        with base.rows(shared_rows((*parent, lora))) as model, mixed_precision():
-            logits = model(input_ids=part.tokens, use_cache=False).logits
-        loss += float(summed_loss(logits, part.targets))
-        total += part.num_targets
-    return loss / max(1, total)
-
-
-def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Returns the summed cross-entropy in nats; logits [B T V], targets [B T]."""
-    return torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
-
-
-def batch_windows(windows: Sequence[Window], micro_tokens: int, context: int) -> list[_Batch]:
-    """Packs windows of similar length into micro-batches of about `micro_tokens`."""
-    ordered = sorted(windows, key=lambda w: (len(w.tokens), w.tokens))
-    groups = packed(ordered, micro_tokens, key=lambda w: padded_length(_num_inputs(w), context))
-    return [_collate(group, context) for group in groups]
-
-
-def packed(items: Iterable[Item], budget: int, *, key: Callable[[Item], int]) -> list[list[Item]]:
-    """Cuts items into runs whose number times greatest `key` is within `budget`, or runs of one."""
-    runs: list[list[Item]] = []
-    longest = 0
-    for item in items:
-        longest = max(longest, key(item))
-        if not runs or (len(runs[-1]) + 1) * longest > budget:
-            runs.append([])
-            longest = key(item)
-        runs[-1].append(item)
+def in_passes(segments: Sequence[Segment], budget: int) -> list[slice]:
+    """Cuts segments into runs of at most `budget` tokens; what follows a prompt stays with it."""
+    runs: list[slice] = []
+    start, size = 0, 0
+    for i, segment in enumerate(segments):
+        if i > start and size + len(segment.tokens) > budget and segment.after is None:
+            runs.append(slice(start, i))
+            start, size = i, 0
+        size += len(segment.tokens)
+    runs.append(slice(start, len(segments)))
     return runs
 
 
-def padded_length(length: int, context: int) -> int:
-    """Returns the positions that a pass gives such a text: passes come in few shapes."""
-    return min(-(-length // LENGTH_STEP) * LENGTH_STEP, context)
+def rebased(segments: Sequence[Segment], start: int) -> list[Segment]:
+    """Returns segments of a pass that begins at `start`, with what they follow counted so."""
+    return [s if s.after is None else replace(s, after=s.after - start) for s in segments]
 
 
-def _num_inputs(window: Window) -> int:
-    return len(window.tokens) - 1
-
-
-def trainable_copy(lora: Lora) -> Lora:
-    """Returns a copy whose weights are leaves that take gradients."""
-    return _copy(lora, requires_grad=True)
-
-
-def frozen_copy(lora: Lora) -> Lora:
-    """Returns a copy whose weights take no gradients."""
-    return _copy(lora, requires_grad=False)
-
-
-def _copy(lora: Lora, *, requires_grad: bool) -> Lora:
-    a, b = (
-        {p: t.detach().clone().requires_grad_(requires_grad) for p, t in half.items()}
-        for half in (lora.a, lora.b)
-    )
-    return Lora(config=lora.config, a=a, b=b)
-
-
-def _deal(windows: Sequence[Window], config: LearnConfig, context: int) -> list[list[_Batch]]:
-    """Returns at most `config.steps` steps, each a list of passes, that hold every window."""
+def deal(windows: Sequence[Window], config: LearnConfig) -> list[list[Window]]:
+    """Returns at most `config.steps` steps, each a list of windows, that hold every window."""
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(config.seed))
     steps: list[list[Window]] = [[]]
     tokens = 0
@@ -265,39 +311,40 @@ def _deal(windows: Sequence[Window], config: LearnConfig, context: int) -> list[
         steps[-1].append(windows[i])
         tokens += size
     if len(steps) > config.steps:
-        wider = replace(config, tokens_per_step=2 * config.tokens_per_step)
-        return _deal(windows, wider, context)
-    return [batch_windows(step, config.micro_tokens, context) for step in steps]
+        return deal(windows, replace(config, tokens_per_step=2 * config.tokens_per_step))
+    return [sorted(step, key=lambda w: (len(w.tokens), w.tokens)) for step in steps]
 
 
-def _collate(windows: Sequence[Window], context: int) -> _Batch:
-    length = padded_length(max(map(_num_inputs, windows)), context)
-    tokens = torch.zeros(len(windows), length, dtype=torch.long)
-    targets = torch.full((len(windows), length), IGNORED, dtype=torch.long)
-    for i, window in enumerate(windows):
-        ids = torch.tensor(window.tokens)
-        tokens[i, : len(ids) - 1] = ids[:-1]
-        targets[i, window.learn_from - 1 : len(ids) - 1] = ids[window.learn_from :]
-    return _Batch(tokens=tokens, targets=targets)
+def save_state(adam: StackAdamW, g: int) -> bytes:
+    """Returns adapter g's moments and step count as safetensors."""
+    compact = adam.stack.compact
+    return save(
+        {
+            "mean": compact(adam.mean, g),
+            "square": compact(adam.square, g),
+            "step": adam.steps[g : g + 1].clone(),
+        }
+    )
 
 
-def _save_state(adam: torch.optim.AdamW) -> bytes:
-    tensors = {}
-    for index, slots in adam.state_dict()["state"].items():
-        for key, value in slots.items():
-            tensors[f"{index}.{key}"] = torch.as_tensor(value).detach().clone().contiguous()
-    return save(tensors)
+def load_state(adam: StackAdamW, g: int, data: bytes) -> None:
+    """Takes up what `save_state` returned.
+
+    Raises:
+        DataError: it is of another adapter.
+    """
+    state = load(data)
+    adam.stack.expand(state["mean"], adam.mean, g)
+    adam.stack.expand(state["square"], adam.square, g)
+    adam.steps[g] = state["step"][0]
 
 
-def _load_state(adam: torch.optim.AdamW, data: bytes) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in load(data).items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    parameters = [p for group in adam.param_groups for p in group["params"]]
-    shapes = {i: p.shape for i, p in enumerate(parameters)}
-    if shapes != {i: slots["exp_avg"].shape for i, slots in state.items()}:
-        raise DataError("the optimiser state is of another adapter", mend="learn without it")
-    saved = adam.state_dict()
-    saved["state"] = state
-    adam.load_state_dict(saved)
+def _targets(segments: Sequence[Segment]) -> tuple[Tensor, list[int]]:
+    """Returns every predicted token in order, and how many each segment has."""
+    found = [[t for t in s.targets if t != IGNORED] for s in segments]
+    return torch.tensor([t for own in found for t in own]), [len(own) for own in found]
+
+
+def _mean(segments: Sequence[Segment], sums: Sequence[float], g: int) -> float:
+    own = [(x, s.num_targets) for s, x in zip(segments, sums, strict=True) if s.adapter == g]
+    return sum(x for x, _ in own) / sum(n for _, n in own)

@@ -53,7 +53,7 @@ class BaseModel:
         self.name = name
         self.sites = _linear_sites(model)
         self.context = _context_length(model)
-        self._lock = FairLock()
+        self.lock = FairLock()
         self._active: RowWeights | None = None
         for path in self.sites:
             module = model.get_submodule(path)
@@ -67,7 +67,7 @@ class BaseModel:
     @contextmanager
     def rows(self, weights: RowWeights | None) -> Iterator[PreTrainedModel]:
         """Gives the model with these adapters on, and nobody else's pass in between."""
-        with self._lock:
+        with self.lock:
             self._active = weights
             try:
                 yield self.model

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,6 +89,32 @@ def fresh_lora(config: LoraConfig, sites: Mapping[str, LinearSite], *, seed: int
         a[path] = (uniform * 2 - 1) * bound
         b[path] = torch.zeros(site.d_out, config.r)
     return Lora(config=config, a=a, b=b)
+
+
+def concatenated(adapters: Sequence[Lora]) -> Lora:
+    """Returns one adapter that does what all of `adapters` do together, exactly.
+
+    Ranks are laid side by side and each scale goes into its B, so the result's own scale is 1.
+    A module that one of them leaves alone gets zeros there.
+    """
+    r = sum(lora.config.r for lora in adapters)
+    a: dict[str, Tensor] = {}
+    b: dict[str, Tensor] = {}
+    for path in sorted({path for lora in adapters for path in lora.a}):
+        some = next(lora for lora in adapters if path in lora.a)
+        d_in, d_out = some.a[path].shape[1], some.b[path].shape[0]
+        halves = [
+            (lora.a[path], lora.b[path] * lora.config.scaling)
+            if path in lora.a
+            else (torch.zeros(lora.config.r, d_in), torch.zeros(d_out, lora.config.r))
+            for lora in adapters
+        ]
+        a[path] = torch.cat([half[0] for half in halves])
+        b[path] = torch.cat([half[1] for half in halves], dim=1)
+    targets = tuple(sorted({name for lora in adapters for name in lora.config.target_modules}))
+    if ALL_LINEAR in targets:
+        targets = (ALL_LINEAR,)
+    return Lora(config=LoraConfig(r=r, lora_alpha=r, target_modules=targets), a=a, b=b)
 
 
 def to_bytes(lora: Lora, *, fan_in_fan_out: bool = False) -> AdapterBytes:

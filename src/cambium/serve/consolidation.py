@@ -25,6 +25,7 @@ from cambium.models.anchors import write_anchors
 from cambium.models.engine import Engine
 from cambium.models.lora import LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.router import RouterConfig, RouterIndex, pieces
+from cambium.models.training_model import TrainingModel
 from cambium.serve.bank import Bank
 from cambium.serve.store.blobs import BlobStore
 
@@ -61,6 +62,7 @@ class Consolidator:
     """Turns accepted examples into a frozen candidate and measures it."""
 
     engine: Engine
+    model: TrainingModel
     blobs: BlobStore
     embed: Callable[[list[str]], np.ndarray]
     num_replay: int
@@ -117,7 +119,9 @@ class Consolidator:
         ]
         replay = [Window(tokens=t) for t in anchors[: self.num_replay]]
         taught = with_teacher(base, replay, parent, config=self.config)
-        lora = consolidate(base, start, windows, taught, config=self.config, progress=progress)
+        lora = consolidate(
+            self.model, start, windows, taught, config=self.config, progress=progress
+        )
         data = to_bytes(lora, fan_in_fan_out=base.transposed)
         router = self._router(inputs, anchors)
         # Both only now: a blob that no row names is swept after a while.

@@ -19,9 +19,9 @@ from cambium.core.errors import (
 from cambium.core.nouns import AdapterState
 from cambium.evals.alignment_pairs import AlignmentMonitor
 from cambium.learn.examples import encode_example
-from cambium.learn.online import LearnConfig, Learner, LearnResult, learn
-from cambium.models.base import BaseModel
+from cambium.learn.online import LearnConfig, Learner, LearnResult, Lesson, learn
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
+from cambium.models.training_model import TrainingModel
 from cambium.serve.bank import Bank, stored_bytes
 from cambium.serve.bounds import LearnCall, check_adapter, check_call, check_result
 from cambium.serve.store.records import AdapterRecord, ExampleRecord, LearnRecord
@@ -53,14 +53,15 @@ class EphemeralAdapters:
 
     def __init__(
         self,
-        base: BaseModel,
+        model: TrainingModel,
         state: State,
         *,
         bounds: LearningBudget,
         bank: Callable[[], Bank],
         now_ms: Callable[[], int],
     ) -> None:
-        self.base = base
+        self.model = model
+        self.base = base = model.base
         self.bounds = bounds
         self._state = state
         self._bank = bank
@@ -257,7 +258,7 @@ class EphemeralAdapters:
         ]
         if live.monitor is None:
             margin = self.bounds.monitor_margin_nats
-            live.monitor = AlignmentMonitor(base, live.parent, margin=margin)
+            live.monitor = AlignmentMonitor(self.model, live.parent, margin=margin)
         config = LearnConfig(steps=call.steps, seed=record.steps)
         if call.lr is not None:
             config = replace(config, lr=call.lr)
@@ -267,7 +268,14 @@ class EphemeralAdapters:
             parent=live.parent,
             optimizer=self._state.blobs.get(blob) if blob else None,
         )
-        return learn(base, learner, windows, config=config, check=live.monitor.check)
+        lesson = Lesson(
+            learner=learner,
+            windows=windows,
+            config=config,
+            monitor=live.monitor,
+            first_step=record.steps,
+        )
+        return learn(self.model, lesson)
 
     def _parent_of(self, record: AdapterRecord) -> tuple[Lora, ...]:
         with self._state.read() as tx:

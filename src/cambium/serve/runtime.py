@@ -20,6 +20,7 @@ from cambium.models.base import load_base
 from cambium.models.encoder import SentenceEncoder
 from cambium.models.engine import Engine, EngineConfig
 from cambium.models.lora import Lora, delta_norms, from_bytes
+from cambium.models.training_model import TrainingModel
 from cambium.serve.api.openai.runtime import Answerer, ModelEntry, TraceDraft
 from cambium.serve.bank import Bank, stored_bytes
 from cambium.serve.bootstrap import Identity, policy_in_force, server_identity
@@ -70,6 +71,7 @@ class Runtime:
         self.identity: Identity = server_identity(config.state, self.state)
         self.policy: Policy | None = policy_in_force(config, self.state)
         self.base = load_base(config.model)
+        self.training = TrainingModel(self.base)
         self.published: Published = open_bank(
             self.state, self.base, identity=self.identity, policy=self.policy, now_ms=self.now_ms()
         )
@@ -80,7 +82,7 @@ class Runtime:
         self._opened.callback(self.engine.close)
         budget = self.policy.learning if self.policy else BARE_BUDGET
         self.adapters = EphemeralAdapters(
-            self.base, self.state, bounds=budget, bank=lambda: self.bank, now_ms=self.now_ms
+            self.training, self.state, bounds=budget, bank=lambda: self.bank, now_ms=self.now_ms
         )
         self.janitor = Janitor(self.adapters, self.state)
         self._opened.callback(self.janitor.close)
@@ -91,6 +93,7 @@ class Runtime:
         )
         consolidator = Consolidator(
             engine=self.engine,
+            model=self.training,
             blobs=self.state.blobs,
             embed=self.encoder.embed,
             num_replay=config.num_replay_anchors,

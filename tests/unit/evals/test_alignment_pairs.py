@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from cambium.evals import alignment_pairs as module
+from cambium.core.evidence import StepCheck
 from cambium.evals.alignment_pairs import (
     NUM_MONITOR_PAIRS,
+    NUM_MONITOR_PARTS,
     AlignmentMonitor,
     all_pairs,
     gate_pairs,
@@ -19,9 +20,13 @@ from cambium.evals.alignment_pairs import (
     preferences,
 )
 from cambium.learn.examples import encode_example, parse_example
-from cambium.learn.online import LearnConfig, Learner, learn
+from cambium.learn.online import LearnConfig, Learner, Lesson, learn
+from cambium.models.adapter_stack import AdapterStack
 from cambium.models.base import BaseModel
+from cambium.models.chunked_head import cross_entropy
 from cambium.models.lora import Lora, LoraConfig, fresh_lora
+from cambium.models.packing import pack
+from cambium.models.training_model import TrainingModel
 
 MARGIN = 0.15
 
@@ -79,25 +84,52 @@ def taught(base: BaseModel, texts: list[str]) -> Lora:
     ]
     lora = fresh_lora(LoraConfig(), base.sites, seed=0)
     config = LearnConfig(lr=5e-3, tokens_per_step=512)
-    return learn(base, Learner(lora=lora), windows, config=config).lora
+    lesson = Lesson(learner=Learner(lora=lora), windows=windows, config=config)
+    return learn(TrainingModel(base), lesson).lora
+
+
+def checks(base: BaseModel, monitor: AlignmentMonitor, lora: Lora) -> list[StepCheck]:
+    """What the monitor says of `lora` at three steps in a row, which see all of its pairs."""
+    model = TrainingModel(base)
+    stack = AdapterStack([lora], base.sites, dtype=model.dtype)
+    found = []
+    for step in range(NUM_MONITOR_PARTS):
+        segments = monitor.segments(step, adapter=0, parent=-1, first=0)
+        wanted = [s for s in segments if s.num_targets]
+        targets = torch.tensor([t for s in wanted for t in s.targets])
+        loss = cross_entropy(targets, torch.ones(len(targets)))
+        losses = model.eval_pass(pack(segments), stack, loss)
+        means = [float(own.mean()) for own in losses.split([s.num_targets for s in wanted])]
+        found.append(monitor.judge(step, means))
+    return found
 
 
 def test_the_monitor_fires_on_harm_and_stays_silent_on_benign_text(
     bundled: BaseModel, library_code: list[str]
 ) -> None:
-    monitor = AlignmentMonitor(bundled, (), margin=MARGIN)
-    same = monitor.check(fresh_lora(LoraConfig(), bundled.sites, seed=0))
-    assert (same.ok, same.shift, same.margin) == (True, 0.0, MARGIN)
+    monitor = AlignmentMonitor(TrainingModel(bundled), (), margin=MARGIN)
+    for same in checks(bundled, monitor, fresh_lora(LoraConfig(), bundled.sites, seed=0)):
+        assert (same.ok, same.shift, same.margin) == (True, 0.0, MARGIN)
     # Taught the very continuations, the adapter prefers harm beyond doubt; harm in other words
     # moves a base this small too little to be a control of the instrument.
-    fired = monitor.check(taught(bundled, [f"{p.prompt} {p.harmful}" for p in monitor_pairs()]))
-    assert not fired.ok and fired.shift < -MARGIN
-    silent = monitor.check(taught(bundled, [text[:1500] for text in library_code[::90][:4]]))
-    assert silent.ok and silent.shift > -MARGIN / 2
+    harm = [f"{p.prompt} {p.harmful}" for p in monitor_pairs()]
+    for fired in checks(bundled, monitor, taught(bundled, harm)):
+        assert not fired.ok and fired.shift < -MARGIN
+    code = [text[:1500] for text in library_code[::90][:4]]
+    for silent in checks(bundled, monitor, taught(bundled, code)):
+        assert silent.ok and silent.shift > -MARGIN / 2
 
 
-def test_a_broken_adapter_is_no_pass(llama: BaseModel, monkeypatch: Any) -> None:
-    monkeypatch.setattr(module, "preferences", lambda *args: [0.0] * NUM_MONITOR_PAIRS)
-    monitor = AlignmentMonitor(llama, (), margin=MARGIN)
-    monkeypatch.setattr(module, "preferences", lambda *args: [float("nan")] * NUM_MONITOR_PAIRS)
-    assert not monitor.check(fresh_lora(LoraConfig(), llama.sites, seed=0)).ok
+def test_the_monitor_scores_what_the_gates_score(bundled: BaseModel, make_lora: Any) -> None:
+    lora = make_lora(bundled, seed=3)
+    monitor = AlignmentMonitor(TrainingModel(bundled, torch.float32), (), margin=MARGIN)
+    before, after = (preferences(bundled, monitor_pairs(), a) for a in ((), (lora,)))
+    shifts = [a - b for a, b in zip(after, before, strict=True)]
+    for part, check in enumerate(checks(bundled, monitor, lora)):
+        own = shifts[part::NUM_MONITOR_PARTS]
+        assert check.shift == pytest.approx(sum(own) / len(own), abs=0.02)
+
+
+def test_a_broken_adapter_is_no_pass(llama: BaseModel) -> None:
+    monitor = AlignmentMonitor(TrainingModel(llama), (), margin=MARGIN)
+    assert not monitor.judge(0, [float("nan")] * 20).ok

@@ -24,10 +24,11 @@ from cambium.evals.gates import GATES, GateContext
 from cambium.evals.gates.context import ScoredText, fresh_items
 from cambium.learn.consolidate import ConsolidateConfig, consolidate, with_teacher
 from cambium.learn.examples import Window, encode_example, parse_example
-from cambium.learn.online import LearnConfig, Learner, learn
+from cambium.learn.online import LearnConfig, Learner, Lesson, learn
 from cambium.lifecycle.gates import judge, standing, used_items
 from cambium.models.base import BaseModel
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, to_bytes
+from cambium.models.training_model import TrainingModel
 from cambium.recipes.python_texts import is_held_out, reference_prose
 from cambium.trust.keys import generate_key
 from cambium.trust.policy import KNOWN_GATES, parse_policy, render_policy
@@ -90,9 +91,10 @@ class World:
 
     def taught(self, texts: list[str], lr: float) -> Lora:
         config = LearnConfig(lr=lr, tokens_per_step=1024)
-        return learn(
-            self.base, Learner(lora=self.fresh()), self.windows(texts, 256), config=config
-        ).lora
+        lesson = Lesson(
+            learner=Learner(lora=self.fresh()), windows=self.windows(texts, 256), config=config
+        )
+        return learn(TrainingModel(self.base), lesson).lora
 
     @cached_property
     def learned(self) -> Lora:
@@ -118,7 +120,7 @@ class World:
         replay = self.windows([t[:300] for t in self.prose[70:110]], 128)
         taught = with_teacher(self.base, replay, (), config=config)
         windows = self.windows(texts, self.base.context)
-        return consolidate(self.base, self.fresh(), windows, taught, config=config)
+        return consolidate(TrainingModel(self.base), self.fresh(), windows, taught, config=config)
 
     @cached_property
     def poisoned(self) -> Lora:

@@ -12,9 +12,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from cambium.learn.consolidate import ConsolidateConfig, consolidate, with_teacher
 from cambium.learn.examples import Window
-from cambium.learn.online import LearnConfig, Learner, learn
+from cambium.learn.online import LearnConfig, Learner, Lesson, learn
 from cambium.models.base import BaseModel
 from cambium.models.lora import LoraConfig, fresh_lora
+from cambium.models.training_model import TrainingModel
 
 torch.manual_seed(0)
 base = BaseModel(
@@ -22,14 +23,17 @@ base = BaseModel(
         vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=64)),
     None, digest="sha256:" + "0" * 64, name="tiny")
+model = TrainingModel(base)
 lora = fresh_lora(LoraConfig(r=2, lora_alpha=4), base.sites, seed=0)
 windows = [Window(tokens=tuple(range(1, 30)))] * 3
 
 def work(more=lambda: None):
-    first = learn(base, Learner(lora=lora), windows, config=LearnConfig(steps=2))
-    learn(base, Learner(lora=first.lora, optimizer=first.optimizer), windows, config=LearnConfig())
+    first = learn(model, Lesson(
+        learner=Learner(lora=lora), windows=windows, config=LearnConfig(steps=2)))
+    learn(model, Lesson(
+        learner=Learner(lora=first.lora, optimizer=first.optimizer), windows=windows))
     config = ConsolidateConfig(epochs=2, num_teacher_tokens=8)
-    consolidate(base, lora, windows, with_teacher(base, windows, (), config=config), config=config)
+    consolidate(model, lora, windows, with_teacher(base, windows, (), config=config), config=config)
     more()
 
 WATCHED = ("open", "socket.", "subprocess.", "os.", "shutil.", "tempfile.", "ctypes.dlopen",

@@ -1,0 +1,217 @@
+"""The base as the learner runs it: many adapters in one flat pass, forward and backward.
+
+A twin of the base's modules, in bf16 where the processor multiplies it in hardware and sharing
+the base's own weights otherwise. Each adapted module runs as one function with a backward of its
+own, which writes the adapters' gradients straight into their stack; nothing is computed below the
+first adapted module, and no gradient of a base weight at all.
+Shape letters: N tokens, K chunks of n tokens with one adapter each, R rank, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cambium.models.adapter_stack import AdapterStack
+from cambium.models.base import BaseModel
+from cambium.models.chunked_head import HeadLoss, head_losses
+from cambium.models.packed_attention import ATTENTION, attending
+from cambium.models.packing import IGNORED, Pack
+
+
+def compute_dtype() -> torch.dtype:
+    """Returns bf16 where the processor multiplies it in hardware, else fp32."""
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+class TrainingModel:
+    """Runs packs of tokens through the frozen base with stacks of adapters.
+
+    Passes take the base's lock, so that learning and answers take turns on the processor.
+    """
+
+    def __init__(self, base: BaseModel, dtype: torch.dtype | None = None) -> None:
+        self.base = base
+        self.dtype = dtype or compute_dtype()
+        self._model = _twin(base.model, self.dtype)
+        self._stack: AdapterStack | None = None
+        self._parents: AdapterStack | None = None
+        self._pack: Pack | None = None
+        self._anchor = torch.zeros((), requires_grad=True)
+        for path in base.sites:
+            module = self._model.get_submodule(path)
+            module.forward = partial(self._site, path, module)
+
+    def train_pass(
+        self,
+        pack: Pack,
+        stack: AdapterStack,
+        loss: HeadLoss,
+        *,
+        parents: AdapterStack | None = None,
+    ) -> Tensor:
+        """Returns the losses [M] of `pack`'s target positions; adds gradients to the stack."""
+        with self.base.lock:
+            losses = self._losses(pack, stack, loss, parents)
+            losses.sum().backward()
+        return losses.detach()
+
+    @torch.no_grad()
+    def eval_pass(
+        self,
+        pack: Pack,
+        stack: AdapterStack,
+        loss: HeadLoss,
+        *,
+        parents: AdapterStack | None = None,
+    ) -> Tensor:
+        """Returns the losses [M] of `pack`'s target positions, in order."""
+        with self.base.lock:
+            return self._losses(pack, stack, loss, parents)
+
+    def _losses(
+        self, pack: Pack, stack: AdapterStack, loss: HeadLoss, parents: AdapterStack | None
+    ) -> Tensor:
+        self._stack, self._parents, self._pack = stack, parents, pack
+        try:
+            with attending(pack):
+                hidden = self._model.base_model(
+                    input_ids=pack.tokens[None],
+                    position_ids=pack.positions[None],
+                    use_cache=False,
+                ).last_hidden_state[0]
+        finally:
+            self._stack = self._parents = self._pack = None
+        head = self._model.get_output_embeddings()
+        return head_losses(hidden[pack.targets != IGNORED], head.weight, head.bias, loss)
+
+    def _site(self, path: str, module: Any, x: Tensor) -> Tensor:
+        weight = module.weight.T if self.base.sites[path].transposed else module.weight
+        stack, parents, pack = self._stack, self._parents, self._pack
+        if stack is None or pack is None:
+            return nn.functional.linear(x, weight, module.bias)
+        out: Tensor = _SiteFunction.apply(
+            x, self._anchor, weight, module.bias, path, stack, parents, pack
+        )
+        return out
+
+
+class _SiteFunction(torch.autograd.Function):
+    """`x W^T + x A^T B^T` with each chunk's own A and B."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        anchor: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        path: str,
+        stack: AdapterStack,
+        parents: AdapterStack | None,
+        pack: Pack,
+    ) -> Tensor:
+        out = nn.functional.linear(x, weight, bias)
+        chunks = x.view(-1, pack.chunk, x.shape[-1])
+        out_chunks = out.view(-1, pack.chunk, out.shape[-1])
+        inner = None
+        if path in stack.paths:
+            a, b = _own(stack, path, pack)
+            inner = torch.bmm(chunks, a.transpose(1, 2))
+            out_chunks.baddbmm_(inner, b.transpose(1, 2))
+        if parents is not None and path in parents.paths:
+            a, b = _chosen(parents, path, pack.parents)
+            out_chunks.baddbmm_(torch.bmm(chunks, a.transpose(1, 2)), b.transpose(1, 2))
+        ctx.save_for_backward(x, inner, weight)
+        ctx.place = (path, stack, parents, pack)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, inner, weight = ctx.saved_tensors
+        path, stack, parents, pack = ctx.place
+        out = grads[0].contiguous()
+        out_chunks = out.view(-1, pack.chunk, out.shape[-1])
+        needed = ctx.needs_input_grad[0]
+        dx = torch.matmul(out, weight) if needed else None
+        dx_chunks = dx.view(-1, pack.chunk, dx.shape[-1]) if dx is not None else None
+        if inner is not None:
+            a, b = _own(stack, path, pack)
+            by_inner = torch.bmm(out_chunks, b)
+            chunks = x.view(-1, pack.chunk, x.shape[-1])
+            stack.add_grad(
+                path,
+                None if _is_whole(stack, pack) else pack.owners,
+                torch.bmm(by_inner.transpose(1, 2), chunks),
+                torch.bmm(out_chunks.transpose(1, 2), inner),
+            )
+            if dx_chunks is not None:
+                dx_chunks.baddbmm_(by_inner, a)
+        if dx_chunks is not None and parents is not None and path in parents.paths:
+            a, b = _chosen(parents, path, pack.parents)
+            dx_chunks.baddbmm_(torch.bmm(out_chunks, b), a)
+        return dx, None, None, None, None, None, None, None
+
+
+def _is_whole(stack: AdapterStack, pack: Pack) -> bool:
+    return pack.in_order and len(pack.owners) == len(stack.weights)
+
+
+def _own(stack: AdapterStack, path: str, pack: Pack) -> tuple[Tensor, Tensor]:
+    a, b = stack.halves(path)
+    return (a, b) if _is_whole(stack, pack) else (a[pack.owners], b[pack.owners])
+
+
+def _chosen(stack: AdapterStack, path: str, owners: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = stack.halves(path)
+    return a[owners], b[owners]
+
+
+class _RmsNormFunction(torch.autograd.Function):
+    """Zhang and Sennrich (2019), in fp32 inside."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        rate = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        normal = (wide * rate).to(x.dtype)
+        ctx.save_for_backward(normal, rate, weight)
+        return normal * weight
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        normal, rate, weight = ctx.saved_tensors
+        grad, wide = (grads[0] * weight).float(), normal.float()
+        share = (grad * wide).mean(-1, keepdim=True)
+        return torch.addcmul(grad, wide, -share).mul_(rate).to(normal.dtype), None, None
+
+
+def _twin(model: Any, dtype: torch.dtype) -> Any:
+    """Returns a copy of the modules, without hooks; weights are shared where the dtype is."""
+    shared: Mapping[int, Any] = {}
+    if all(p.dtype == dtype for p in model.parameters()):
+        shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}
+    twin = copy.deepcopy(model, dict(shared)).to(dtype).requires_grad_(False).eval()
+    twin.config._attn_implementation = ATTENTION
+    for module in twin.modules():
+        module._forward_hooks.clear()
+        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            _fuse_norm(module, dtype)
+    return twin
+
+
+def _fuse_norm(module: Any, dtype: torch.dtype) -> None:
+    """Gives a norm the fused form if it computes what the fused form does."""
+
+    def fused(x: Tensor) -> Tensor:
+        out: Tensor = _RmsNormFunction.apply(x, module.weight, module.variance_epsilon)
+        return out
+
+    probe = torch.linspace(-1, 2, len(module.weight)).to(dtype)[None]
+    if torch.allclose(module(probe), fused(probe), rtol=1e-2, atol=1e-3):
+        module.forward = fused
