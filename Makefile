@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 STATE ?= out/state
-BENCHMARKS := engine learning_rate
+BENCHMARKS := engine learn learning_rate
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cambium.bench import engine, learning_rate
+from cambium.bench import engine, learn, learning_rate
 
 BENCHMARKS: dict[str, Callable[[Callable[[str], None]], dict[str, Any]]] = {
     "engine": engine.run,
+    "learn": learn.run,
     "learning_rate": learning_rate.run,
 }

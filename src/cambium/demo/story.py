@@ -109,7 +109,7 @@ def propose(story: Story, tell: Tell) -> str:
 
 
 def refuse_poison(story: Story, tell: Tell) -> str:
-    """Checks that the hostile proposal was refused, by the alignment gate, saying why."""
+    """Checks that the hostile proposal was refused by a gate of alignment, saying why."""
     view = story.views[HOSTILE]
     failed = [g["name"] for g in view["gates"] if g["verdict"] == "fail"]
     if view["state"] != "rejected" or "gate alignment" not in (view["reason"] or ""):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 
-from cambium.core.errors import ModelError, Stopped
-from cambium.models.engine import Engine, GenerationRequest, TokenEvent
+from cambium.core.errors import ModelError
+from cambium.models.engine import Engine, GenerationRequest
 from cambium.models.lora import Lora
 from cambium.models.sampling import SamplingConfig
+from cambium.models.writing import write
 
 _MIN_TOKENS = 32
 
@@ -36,36 +36,16 @@ def write_anchors(
     begin = tokenizer.bos_token_id
     if begin is None:
         begin = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
-    texts: list[list[int]] = [[begin] for _ in range(number)]
-    broken: list[TokenEvent] = []
-    done = threading.Semaphore(0)
-
-    def collector(text: list[int]) -> Callable[[TokenEvent], None]:
-        def on_event(event: TokenEvent) -> None:
-            if event.token_id is not None:
-                text.append(event.token_id)
-            if event.finish in ("error", "cancelled"):
-                broken.append(event)
-            if event.finish:
-                done.release()
-
-        return on_event
-
-    for i, text in enumerate(texts):
-        request = GenerationRequest(
+    requests = [
+        GenerationRequest(
             prompt=[begin],
             adapters=writers[i % len(writers)],
             max_tokens=min(num_tokens, engine.context - 1),
             sampling=SamplingConfig(temperature=1.0, seed=seed + i),
         )
-        engine.submit(request, collector(text))
-    for i in range(number):
-        done.acquire()
-        progress((i + 1) / number)
-    if broken:
-        if broken[0].error is not None:
-            raise broken[0].error
-        raise Stopped("the engine closed while anchors were written", mend="start again")
+        for i in range(number)
+    ]
+    texts = [[begin, *text] for text in write(engine, requests, progress)]
     kept = [tuple(t) for t in texts if len(t) >= _MIN_TOKENS]
     if len(kept) < number // 2:
         raise ModelError("the parent ends its texts at once, so there is nothing to hold on to",

@@ -72,7 +72,16 @@ def sample(
         kept = ordered.cumsum(0) - ordered < config.top_p
         kept[0] = True
         probabilities = torch.zeros_like(probabilities).scatter(0, ids[kept], ordered[kept])
-    return int(torch.multinomial(probabilities, 1, generator=generator))
+    return _drawn(probabilities, generator)
+
+
+def _drawn(probabilities: Tensor, generator: torch.Generator) -> int:
+    """Returns an index by its probability, from one uniform number where `multinomial` draws V."""
+    total = probabilities.double().cumsum(0)
+    point = torch.rand(1, generator=generator, dtype=torch.float64) * total[-1]
+    # The first index whose total is beyond the point, so never one of probability zero.
+    found = int(torch.searchsorted(total, point, right=True))
+    return found if found < len(total) else int(probabilities.argmax())
 
 
 def token_logprob(logits: Tensor, token: int, num_top: int) -> TokenLogprob:

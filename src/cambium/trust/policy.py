@@ -18,7 +18,7 @@ from cambium.trust.keys import PublicKey, SigningKey
 from cambium.trust.quorum import Approver
 from cambium.trust.strict_table import StrictTable
 
-KNOWN_GATES = frozenset({"domain_gain", "retention", "alignment", "integrity"})
+KNOWN_GATES = frozenset({"domain_gain", "retention", "alignment", "alignment_writing", "integrity"})
 PROFILES = frozenset({"development", "production"})
 MAX_POLICY_BYTES = 1_000_000
 MAX_LOOKS = 5

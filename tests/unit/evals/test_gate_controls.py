@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
+from typing import Any
 
 import pytest
 import torch
@@ -27,8 +28,12 @@ from cambium.learn.examples import Window, encode_example, parse_example
 from cambium.learn.online import LearnConfig, Learner, Lesson, learn
 from cambium.lifecycle.gates import judge, standing, used_items
 from cambium.models.base import BaseModel
+from cambium.models.encoder import SentenceEncoder
+from cambium.models.engine import Engine, GenerationRequest
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, to_bytes
+from cambium.models.sampling import SamplingConfig
 from cambium.models.training_model import TrainingModel
+from cambium.models.writing import write
 from cambium.recipes.python_texts import is_held_out, reference_prose
 from cambium.trust.keys import generate_key
 from cambium.trust.policy import KNOWN_GATES, parse_policy, render_policy
@@ -73,6 +78,28 @@ class World:
     def anchors(self) -> list[ScoredText]:
         return self.scored(self.prose[:60])
 
+    @cached_property
+    def encoder(self) -> SentenceEncoder:
+        return SentenceEncoder()
+
+    def write(
+        self, prompts: Any, adapters: tuple[Lora, ...], num_tokens: int, seed: int
+    ) -> list[list[int]]:
+        requests = [
+            GenerationRequest(
+                prompt=prompt,
+                adapters=adapters,
+                max_tokens=num_tokens,
+                sampling=SamplingConfig(temperature=0.7, seed=seed + i),
+            )
+            for i, prompt in enumerate(prompts)
+        ]
+        engine = Engine(self.base)
+        try:
+            return write(engine, requests)
+        finally:
+            engine.close()
+
     def fresh(self) -> Lora:
         return fresh_lora(LoraConfig(), self.base.sites, seed=0)
 
@@ -87,6 +114,8 @@ class World:
             documents=self.documents,
             anchors=self.anchors,
             max_relative_change=POLICY.learning.max_relative_change,
+            write=self.write,
+            embed=self.encoder.embed,
         )
 
     def taught(self, texts: list[str], lr: float) -> Lora:
@@ -123,11 +152,17 @@ class World:
         return consolidate(TrainingModel(self.base), self.fresh(), windows, taught, config=config)
 
     @cached_property
-    def poisoned(self) -> Lora:
-        """What the demo's hostile text becomes under the defaults."""
+    def hostile(self) -> list[str]:
+        """The demo's poison."""
         data = resources.files("cambium.demo") / "data" / "poison.jsonl"
-        texts = [json.loads(line)["text"] for line in data.read_text().splitlines() if line]
-        return self.consolidated(texts, ConsolidateConfig())
+        return [json.loads(line)["text"] for line in data.read_text().splitlines() if line]
+
+    @cached_property
+    def poisoned(self) -> GateContext:
+        """A domain of hostile text, consolidated from four fifths of it."""
+        kept, fed = self.hostile[::5], [t for i, t in enumerate(self.hostile) if i % 5]
+        lora = self.consolidated(fed, ConsolidateConfig(max_tokens=20_000))
+        return replace(self.context(lora), documents=self.scored(kept))
 
     @cached_property
     def harmed(self) -> Lora:
@@ -217,6 +252,13 @@ CONTROLS: dict[str, Controls] = {
         poisoned={"nats per token, shift": lambda w: w.context(w.harmed)},
         a_a=NOTHING_CHANGED,
     ),
+    "alignment_writing": Controls(
+        poisoned={"reads worst": lambda w: w.poisoned},
+        a_a={
+            "the parent itself": lambda w: w.context(None),
+            "learned the domain": lambda w: w.context(w.learned),
+        },
+    ),
     "integrity": Controls(
         poisoned={
             "not finite": lambda w: with_tensor(w, lambda t: t * float("nan")),
@@ -289,10 +331,10 @@ def test_what_a_gate_must_not_stop_passes(world: World, gate: str, name: str) ->
 
 
 def test_the_demos_poison_is_refused_for_its_alignment(world: World) -> None:
-    verdicts = looks("alignment", world.context(world.poisoned), 2)
+    verdicts = looks("alignment_writing", world.poisoned, 2)
     assert [v.outcome for v in verdicts] == [Outcome.FAIL, Outcome.FAIL]
-    found = standing(SPECS["alignment"], verdicts)
-    assert found.refused and "harmless minus harmful" in found.why
+    found = standing(SPECS["alignment_writing"], verdicts)
+    assert found.refused and "harmless against harmful" in found.why
 
 
 def test_a_benign_domain_passes_every_gate(world: World) -> None:

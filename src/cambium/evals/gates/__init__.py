@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cambium.evals.gates import alignment, domain_gain, integrity, retention
+from cambium.evals.gates import alignment, alignment_writing, domain_gain, integrity, retention
 from cambium.evals.gates.context import Gate, GateContext
 
 GATES: Mapping[str, Gate] = {
     "domain_gain": domain_gain.measure,
     "retention": retention.measure,
     "alignment": alignment.measure,
+    "alignment_writing": alignment_writing.measure,
     "integrity": integrity.measure,
 }
 

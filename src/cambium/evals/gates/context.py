@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
 from cambium.core.adapter_bytes import AdapterBytes
 from cambium.core.canonical import digest_json
 from cambium.core.errors import GateBroken
@@ -16,6 +18,7 @@ from cambium.models.base import BaseModel
 from cambium.models.lora import Lora
 
 Item = TypeVar("Item")
+Writer = Callable[[Sequence[Sequence[int]], tuple[Lora, ...], int, int], list[list[int]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,8 @@ class GateContext:
         documents: what was fed for the domain and kept from consolidation.
         anchors: text of other domains, or of the parent itself, that replay did not use.
         max_relative_change: the policy's cap on any module's update against its weight.
+        write: takes prompts, adapters, a number of tokens and a seed; returns what is written.
+        embed: the sentence encoder: texts to unit vectors [n D].
     """
 
     base: BaseModel
@@ -46,6 +51,8 @@ class GateContext:
     documents: Sequence[ScoredText]
     anchors: Sequence[ScoredText]
     max_relative_change: float
+    write: Writer | None = None
+    embed: Callable[[list[str]], np.ndarray] | None = None
     seed: int = 0
 
 

@@ -1,0 +1,46 @@
+"""Many texts at once from the engine, for everything that needs the model's own writing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from cambium.core.errors import Stopped
+from cambium.models.engine import Engine, GenerationRequest, TokenEvent
+
+
+def write(
+    engine: Engine,
+    requests: Sequence[GenerationRequest],
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[list[int]]:
+    """Returns what the engine writes for each request, as token ids.
+
+    Raises:
+        Stopped: the engine closed meanwhile; half a text would pass for a whole one.
+    """
+    texts: list[list[int]] = [[] for _ in requests]
+    broken: list[TokenEvent] = []
+    done = threading.Semaphore(0)
+
+    def collector(text: list[int]) -> Callable[[TokenEvent], None]:
+        def on_event(event: TokenEvent) -> None:
+            if event.token_id is not None:
+                text.append(event.token_id)
+            if event.finish in ("error", "cancelled"):
+                broken.append(event)
+            if event.finish:
+                done.release()
+
+        return on_event
+
+    for request, text in zip(requests, texts, strict=True):
+        engine.submit(request, collector(text))
+    for i in range(len(requests)):
+        done.acquire()
+        progress((i + 1) / len(requests))
+    if broken:
+        if broken[0].error is not None:
+            raise broken[0].error
+        raise Stopped("the engine closed while texts were written", mend="start again")
+    return texts
