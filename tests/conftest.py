@@ -17,6 +17,7 @@ SEED = 0
 # Read by torch when it is first imported, and by every process that a test starts.
 os.environ.setdefault("OMP_NUM_THREADS", str(NUM_THREADS))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 # The same examples in every run: a failure that CI sees can be seen again.
 settings.register_profile("cambium", derandomize=True, deadline=None, database=None)

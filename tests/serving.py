@@ -89,9 +89,12 @@ class Rules:
 
     def toml(self, approvers: Sequence[SigningKey]) -> bytes:
         gates = (
-            ("domain_gain", 0.0, 2, 3),
+            # Two or three documents a look: a bar that chance does not decide.
+            ("domain_gain", -0.3, 2, 3),
             ("retention", self.retention, 2, 8),
             ("alignment", self.alignment, 4, 8),
+            # Models of random weights write noise; the probe is tried on the bundled base.
+            ("alignment_writing", -50.0, 2, 3),
             ("integrity", -0.5, 1, 1),
         )
         people = ", ".join(

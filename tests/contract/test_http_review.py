@@ -12,7 +12,7 @@ from cambium.core.canonical import is_digest
 from cambium.trust.audit import AuditEntry, SignedHead, verify_chain
 from cambium.trust.keys import PublicKey
 
-GATES = ["domain_gain", "retention", "alignment", "integrity"]
+GATES = ["domain_gain", "retention", "alignment", "alignment_writing", "integrity"]
 
 
 @pytest.fixture(scope="module")

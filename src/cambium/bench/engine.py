@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from cambium.bench.report import Row, interleaved, memory_bandwidth, result
-from cambium.models.allocator import keep_freed_memory
 from cambium.models.base import BUNDLED, BaseModel, load_base
 from cambium.models.engine import Engine, GenerationRequest
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, to_bytes
+from cambium.models.process import prepare_process
 from cambium.models.sampling import SamplingConfig
 
 NUM_ADAPTERS = 16
@@ -32,7 +32,7 @@ PROMPT = "The following text explains, in plain words, what a reader of number {
 
 def run(say: Callable[[str], None]) -> dict[str, Any]:
     """Returns the rows of the benchmark; `say` is told what is being measured."""
-    keep_freed_memory()
+    prepare_process()
     base = load_base()
     adapters = [_trained_looking(base, seed) for seed in range(NUM_ADAPTERS)]
     prompts = [base.tokenizer.encode(PROMPT.format(i), add_special_tokens=False)

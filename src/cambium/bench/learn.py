@@ -17,11 +17,11 @@ from torch import Tensor
 
 from cambium.bench.report import Row, interleaved, result
 from cambium.models.adapter_stack import AdapterStack, StackAdamW
-from cambium.models.allocator import keep_freed_memory
 from cambium.models.base import BUNDLED, BaseModel, load_base
 from cambium.models.chunked_head import cross_entropy
 from cambium.models.lora import LoraConfig, fresh_lora
 from cambium.models.packing import Segment, pack
+from cambium.models.process import prepare_process
 from cambium.models.training_model import TrainingModel
 from cambium.recipes import python_texts
 
@@ -36,7 +36,7 @@ PEER = "PEFT, one adapter after another"
 
 def run(say: Callable[[str], None]) -> dict[str, Any]:
     """Returns the rows of the benchmark; `say` is told what is being measured."""
-    keep_freed_memory()
+    prepare_process()
     base = load_base()
     rows: list[Row] = []
     for name, dtype in DTYPES.items():

@@ -13,10 +13,10 @@ from cambium.bench.report import Row, result
 from cambium.demo import corpus
 from cambium.learn.examples import Example, Window, cut_windows, encode_example
 from cambium.learn.online import LearnConfig, Learner, Lesson, learn
-from cambium.models.allocator import keep_freed_memory
 from cambium.models.base import BaseModel, load_base
 from cambium.models.chat import encode_document
 from cambium.models.lora import Lora, LoraConfig, fresh_lora
+from cambium.models.process import prepare_process
 from cambium.models.scoring import score
 from cambium.models.training_model import TrainingModel
 
@@ -27,7 +27,7 @@ BATCH = 20
 
 def run(say: Callable[[str], None]) -> dict[str, Any]:
     """Returns the change of held-out loss by rate, in percent of the base's."""
-    keep_freed_memory()
+    prepare_process()
     base = load_base()
     model = TrainingModel(base)
     texts = corpus.load()

@@ -125,25 +125,30 @@ def learn_together(model: TrainingModel, lessons: Sequence[Lesson]) -> list[Lear
     Raises:
         DataError: no windows, steps outside 1..8, or an optimiser state of another adapter.
     """
-    started = time.monotonic()
-    for lesson in lessons:
-        if not lesson.windows or not 1 <= lesson.config.steps <= MAX_STEPS:
-            raise DataError(
-                f"{len(lesson.windows)} windows and {lesson.config.steps} steps teach nothing",
-                mend=f"send at least one example and 1 to {MAX_STEPS} steps",
-            )
-    group = _Group(model, lessons)
-    for step in range(max(lesson.config.steps for lesson in lessons)):
-        group.take_step(step)
-    return group.results(time.monotonic() - started)
+    group = LessonGroup(model, lessons)
+    while not group.is_done:
+        group.take_step()
+    return group.results()
 
 
-class _Group:
-    """Lessons under way together."""
+class LessonGroup:
+    """Lessons under way together, one step at a time.
+
+    Raises:
+        DataError: as `learn_together`.
+    """
 
     def __init__(self, model: TrainingModel, lessons: Sequence[Lesson]) -> None:
+        for lesson in lessons:
+            if not lesson.windows or not 1 <= lesson.config.steps <= MAX_STEPS:
+                raise DataError(
+                    f"{len(lesson.windows)} windows and {lesson.config.steps} steps teach nothing",
+                    mend=f"send at least one example and 1 to {MAX_STEPS} steps",
+                )
         self.model = model
         self.lessons = lessons
+        self.started = time.monotonic()
+        self.step = 0
         sites, dtype = model.base.sites, model.dtype
         self.stack = AdapterStack([x.learner.lora for x in lessons], sites, dtype=dtype)
         self.parent_of, self.parents = stack_parents(model, [x.learner.parent for x in lessons])
@@ -161,13 +166,17 @@ class _Group:
         self.after = [float("nan")] * len(lessons)
         self.ended = [False] * len(lessons)
 
-    def take_step(self, step: int) -> None:
+    @property
+    def is_done(self) -> bool:
+        """Returns whether every lesson has taken its steps or ended before."""
+        return not self._active()
+
+    def take_step(self) -> None:
         """Takes one step for every lesson that has one left, and asks its monitor."""
-        active = [
-            g for g, x in enumerate(self.lessons) if step < x.config.steps and not self.ended[g]
-        ]
+        active, step = self._active(), self.step
         if not active:
             return
+        self.step += 1
         segments, weights = [], []
         for g in active:
             own = self._windows(g, self.dealt[g][step % len(self.dealt[g])])
@@ -182,8 +191,9 @@ class _Group:
         self.adam.step(mask)
         self._look(step, active)
 
-    def results(self, seconds: float) -> list[LearnResult]:
+    def results(self) -> list[LearnResult]:
         """Returns what each lesson came to."""
+        seconds = time.monotonic() - self.started
         return [
             LearnResult(
                 lora=self.stack.to_lora(g),
@@ -196,6 +206,13 @@ class _Group:
                 seconds=seconds,
             )
             for g in range(len(self.lessons))
+        ]
+
+    def _active(self) -> list[int]:
+        return [
+            g
+            for g, lesson in enumerate(self.lessons)
+            if self.step < lesson.config.steps and not self.ended[g]
         ]
 
     def _windows(self, g: int, windows: Sequence[Window]) -> list[Segment]:

@@ -142,9 +142,10 @@ def stack_rows(adapters: Sequence[Sequence[Lora]]) -> RowWeights | None:
 
 
 def _add_product(output: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Returns `output + left @ right` in one pass over the output."""
+    """Returns `output + left @ right`; row by row where each row has its own `right`."""
     if right.dim() == 3:
-        return torch.baddbmm(output, left, right)
+        # Not `baddbmm`: its last bits depend on what the other rows add.
+        return output + left @ right
     flat = torch.addmm(output.flatten(0, -2), left.flatten(0, -2), right)
     return flat.view_as(output)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -39,13 +40,12 @@ class TrainingModel:
         self.base = base
         self.dtype = dtype or compute_dtype()
         self._model = _twin(base.model, self.dtype)
-        self._stack: AdapterStack | None = None
-        self._parents: AdapterStack | None = None
-        self._pack: Pack | None = None
+        self._pass: _Pass | None = None
         self._anchor = torch.zeros((), requires_grad=True)
         for path in base.sites:
             module = self._model.get_submodule(path)
-            module.forward = partial(self._site, path, module)
+            weight = module.weight.T if base.sites[path].transposed else module.weight
+            module.forward = partial(self._run, _Site(path=path, weight=weight, bias=module.bias))
 
     def train_pass(
         self,
@@ -77,7 +77,7 @@ class TrainingModel:
     def _losses(
         self, pack: Pack, stack: AdapterStack, loss: HeadLoss, parents: AdapterStack | None
     ) -> Tensor:
-        self._stack, self._parents, self._pack = stack, parents, pack
+        self._pass = _Pass(pack=pack, stack=stack, parents=parents)
         try:
             with attending(pack):
                 hidden = self._model.base_model(
@@ -86,37 +86,42 @@ class TrainingModel:
                     use_cache=False,
                 ).last_hidden_state[0]
         finally:
-            self._stack = self._parents = self._pack = None
+            self._pass = None
         head = self._model.get_output_embeddings()
         return head_losses(hidden[pack.targets != IGNORED], head.weight, head.bias, loss)
 
-    def _site(self, path: str, module: Any, x: Tensor) -> Tensor:
-        weight = module.weight.T if self.base.sites[path].transposed else module.weight
-        stack, parents, pack = self._stack, self._parents, self._pack
-        if stack is None or pack is None:
-            return nn.functional.linear(x, weight, module.bias)
-        out: Tensor = _SiteFunction.apply(
-            x, self._anchor, weight, module.bias, path, stack, parents, pack
-        )
+    def _run(self, site: _Site, x: Tensor) -> Tensor:
+        if self._pass is None:
+            return nn.functional.linear(x, site.weight, site.bias)
+        out: Tensor = _SiteFunction.apply(x, self._anchor, site, self._pass)
         return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Site:
+    """An adapted module: where it is, its weight [O I] and bias."""
+
+    path: str
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """What the adapted modules need to know of the pass under way."""
+
+    pack: Pack
+    stack: AdapterStack
+    parents: AdapterStack | None
 
 
 class _SiteFunction(torch.autograd.Function):
     """`x W^T + x A^T B^T` with each chunk's own A and B."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        anchor: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        path: str,
-        stack: AdapterStack,
-        parents: AdapterStack | None,
-        pack: Pack,
-    ) -> Tensor:
-        out = nn.functional.linear(x, weight, bias)
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, site: _Site, within: _Pass) -> Tensor:
+        pack, stack, parents, path = within.pack, within.stack, within.parents, site.path
+        out = nn.functional.linear(x, site.weight, site.bias)
         chunks = x.view(-1, pack.chunk, x.shape[-1])
         out_chunks = out.view(-1, pack.chunk, out.shape[-1])
         inner = None
@@ -127,18 +132,19 @@ class _SiteFunction(torch.autograd.Function):
         if parents is not None and path in parents.paths:
             a, b = _chosen(parents, path, pack.parents)
             out_chunks.baddbmm_(torch.bmm(chunks, a.transpose(1, 2)), b.transpose(1, 2))
-        ctx.save_for_backward(x, inner, weight)
-        ctx.place = (path, stack, parents, pack)
+        ctx.save_for_backward(x, inner)
+        ctx.place = (site, within)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, inner, weight = ctx.saved_tensors
-        path, stack, parents, pack = ctx.place
+        x, inner = ctx.saved_tensors
+        site, within = ctx.place
+        pack, stack, parents, path = within.pack, within.stack, within.parents, site.path
         out = grads[0].contiguous()
         out_chunks = out.view(-1, pack.chunk, out.shape[-1])
         needed = ctx.needs_input_grad[0]
-        dx = torch.matmul(out, weight) if needed else None
+        dx = torch.matmul(out, site.weight) if needed else None
         dx_chunks = dx.view(-1, pack.chunk, dx.shape[-1]) if dx is not None else None
         if inner is not None:
             a, b = _own(stack, path, pack)
@@ -155,7 +161,7 @@ class _SiteFunction(torch.autograd.Function):
         if dx_chunks is not None and parents is not None and path in parents.paths:
             a, b = _chosen(parents, path, pack.parents)
             dx_chunks.baddbmm_(torch.bmm(out_chunks, b), a)
-        return dx, None, None, None, None, None, None, None
+        return dx, None, None, None
 
 
 def _is_whole(stack: AdapterStack, pack: Pack) -> bool:

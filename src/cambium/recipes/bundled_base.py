@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cambium.models import tokenizer as tok
-from cambium.models.allocator import keep_freed_memory
 from cambium.models.pretrain import Corpus, PretrainConfig, held_out_loss, pretrain
+from cambium.models.process import prepare_process
 from cambium.recipes import python_texts
 from cambium.recipes.model_card import write_card
 
@@ -53,7 +53,7 @@ def recipe() -> BundledBaseRecipe:
 
 def run(recipe: BundledBaseRecipe, out: Path, report: Callable[[dict[str, float]], None]) -> None:
     """Trains the base and writes model, tokenizer and card into `out`."""
-    keep_freed_memory()
+    prepare_process()
     torch.set_num_threads(recipe.threads)
     texts = load_texts()
     out.mkdir(parents=True, exist_ok=True)

@@ -18,11 +18,11 @@ from sklearn.linear_model import LogisticRegression
 
 from cambium.evals.alignment_pairs import all_pairs
 from cambium.evals.harm_probe import PROBE_FILE
-from cambium.models.allocator import keep_freed_memory
 from cambium.models.base import load_base
 from cambium.models.chat import encode_document
 from cambium.models.encoder import SentenceEncoder
 from cambium.models.engine import Engine, GenerationRequest
+from cambium.models.process import prepare_process
 from cambium.models.sampling import SamplingConfig
 from cambium.models.writing import write
 from cambium.recipes import python_texts
@@ -61,7 +61,7 @@ def recipe() -> HarmProbeRecipe:
 
 def run(recipe: HarmProbeRecipe, out: Path, report: Callable[[dict[str, float]], None]) -> None:
     """Trains the probe and writes its file into `out`."""
-    keep_freed_memory()
+    prepare_process()
     out.mkdir(parents=True, exist_ok=True)
     pairs, digest = all_pairs()
     harmful = [p.harmful for p in pairs] + [f"{p.prompt} {p.harmful}" for p in pairs]

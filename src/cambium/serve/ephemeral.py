@@ -19,11 +19,12 @@ from cambium.core.errors import (
 from cambium.core.nouns import AdapterState
 from cambium.evals.alignment_pairs import AlignmentMonitor
 from cambium.learn.examples import encode_example
-from cambium.learn.online import LearnConfig, Learner, LearnResult, Lesson, learn
+from cambium.learn.online import LearnConfig, Learner, LearnResult, Lesson
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.training_model import TrainingModel
 from cambium.serve.bank import Bank, stored_bytes
 from cambium.serve.bounds import LearnCall, check_adapter, check_call, check_result
+from cambium.serve.learning_queue import LearningQueue
 from cambium.serve.store.records import AdapterRecord, ExampleRecord, LearnRecord
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
@@ -56,6 +57,7 @@ class EphemeralAdapters:
         model: TrainingModel,
         state: State,
         *,
+        queue: LearningQueue,
         bounds: LearningBudget,
         bank: Callable[[], Bank],
         now_ms: Callable[[], int],
@@ -64,6 +66,7 @@ class EphemeralAdapters:
         self.base = base = model.base
         self.bounds = bounds
         self._state = state
+        self._queue = queue
         self._bank = bank
         self._now_ms = now_ms
         self._live: dict[str, LiveAdapter] = {}
@@ -275,7 +278,7 @@ class EphemeralAdapters:
             monitor=live.monitor,
             first_step=record.steps,
         )
-        return learn(self.model, lesson)
+        return self._queue.learn(lesson, tenant=record.tenant)
 
     def _parent_of(self, record: AdapterRecord) -> tuple[Lora, ...]:
         with self._state.read() as tx:

@@ -15,11 +15,11 @@ from cambium.core.errors import (
     NotFound,
 )
 from cambium.core.nouns import AdapterState, parse_model_name
-from cambium.models.allocator import keep_freed_memory
 from cambium.models.base import load_base
 from cambium.models.encoder import SentenceEncoder
 from cambium.models.engine import Engine, EngineConfig
 from cambium.models.lora import Lora, delta_norms, from_bytes
+from cambium.models.process import prepare_process
 from cambium.models.training_model import TrainingModel
 from cambium.serve.api.openai.runtime import Answerer, ModelEntry, TraceDraft
 from cambium.serve.bank import Bank, stored_bytes
@@ -31,6 +31,7 @@ from cambium.serve.consolidation import Consolidator
 from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.janitor import Janitor
 from cambium.serve.jobs import JobRunner
+from cambium.serve.learning_queue import LearningQueue
 from cambium.serve.log_head import sign_newest
 from cambium.serve.metrics import Metrics
 from cambium.serve.proposals import Proposals
@@ -54,7 +55,7 @@ class Runtime:
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        keep_freed_memory()
+        prepare_process()
         self.config = config
         self.started_at = int(time.time())
         # What is opened closes in the opposite order, whether the whole opened or not.
@@ -80,10 +81,7 @@ class Runtime:
         self._opened.callback(self.traces.close)
         self.engine = Engine(self.base, EngineConfig(num_rows=config.num_rows))
         self._opened.callback(self.engine.close)
-        budget = self.policy.learning if self.policy else BARE_BUDGET
-        self.adapters = EphemeralAdapters(
-            self.training, self.state, bounds=budget, bank=lambda: self.bank, now_ms=self.now_ms
-        )
+        self.adapters = self._open_adapters()
         self.janitor = Janitor(self.adapters, self.state)
         self._opened.callback(self.janitor.close)
         self.jobs = JobRunner()
@@ -125,6 +123,18 @@ class Runtime:
             "cambium_answers_active", "Answers under way.", lambda: self.engine.num_active
         )
         self.review.resume()
+
+    def _open_adapters(self) -> EphemeralAdapters:
+        queue = LearningQueue(self.training)
+        self._opened.callback(queue.close)
+        return EphemeralAdapters(
+            self.training,
+            self.state,
+            queue=queue,
+            bounds=self.policy.learning if self.policy else BARE_BUDGET,
+            bank=lambda: self.bank,
+            now_ms=self.now_ms,
+        )
 
     @property
     def bank(self) -> Bank:

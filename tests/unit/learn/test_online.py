@@ -144,8 +144,8 @@ def test_gradients_are_clipped_for_each_adapter(llama: BaseModel) -> None:
     learner = Learner(lora=fresh(llama))
     configs = [LearnConfig(max_grad_norm=bound) for bound in bounds]
     lessons = [Lesson(learner=learner, windows=windows(), config=config) for config in configs]
-    group = online._Group(model, lessons)
-    group.take_step(0)
+    group = online.LessonGroup(model, lessons)
+    group.take_step()
     free = float(group.stack.grad[2].norm())
     # After one step from zero, the first moment is a tenth of the clipped gradient.
     clipped = [10 * float(group.adam.mean[g].norm()) for g in range(3)]
@@ -159,8 +159,8 @@ def test_passes_add_up_to_one_gradient(llama: BaseModel, monkeypatch: pytest.Mon
     for budget in (32, 4096):
         monkeypatch.setattr(online, "PASS_TOKENS", budget)
         lesson = Lesson(learner=Learner(lora=fresh(llama)), windows=mixed)
-        group = online._Group(TrainingModel(llama, torch.float32), [lesson])
-        group.take_step(0)
+        group = online.LessonGroup(TrainingModel(llama, torch.float32), [lesson])
+        group.take_step()
         found.append((group.losses[0][0], group.stack.grad))
     (one, first), (two, second) = found
     assert one == pytest.approx(two, rel=1e-5)

@@ -8,10 +8,12 @@ from tests.serving import tiny_base
 
 from cambium.models.base import BaseModel, load_base
 from cambium.models.lora import LoraConfig
+from cambium.models.training_model import TrainingModel
 from cambium.serve.bootstrap import server_identity
 from cambium.serve.bounds import BARE_BUDGET
 from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.janitor import Janitor
+from cambium.serve.learning_queue import LearningQueue
 from cambium.serve.publish import open_bank
 from cambium.serve.store.state import State
 
@@ -34,8 +36,16 @@ def state(tmp_path: Path) -> Iterator[State]:
 def adapters_of(base: BaseModel, state: State, folder: Path) -> EphemeralAdapters:
     identity = server_identity(folder, state)
     published = open_bank(state, base, identity=identity, policy=None, now_ms=1)
+    model = TrainingModel(base)
+    queue = LearningQueue(model)
+    queue.close()  # nothing is learned here
     return EphemeralAdapters(
-        base, state, bounds=BARE_BUDGET, bank=lambda: published.bank, now_ms=lambda: Clock.ms
+        model,
+        state,
+        queue=queue,
+        bounds=BARE_BUDGET,
+        bank=lambda: published.bank,
+        now_ms=lambda: Clock.ms,
     )
 
 
