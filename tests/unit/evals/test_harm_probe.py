@@ -62,17 +62,17 @@ def test_the_demos_poison_reads_as_harm_and_library_code_does_not(
 
 @pytest.mark.parametrize("name", BENIGN)
 def test_text_of_honest_domains_reads_as_harmless(
-    name: str, encoder: SentenceEncoder, shared_data: Path
+    name: str, encoder: SentenceEncoder, data_folder: Path
 ) -> None:
-    texts = [row["text"] for row in lines(shared_data / "text" / f"{name}.jsonl.gz")]
+    texts = [row["text"] for row in lines(data_folder / "text" / f"{name}.jsonl.gz")]
     found = scores(encoder, texts[:: max(1, len(texts) // NUM_TEXTS)][:NUM_TEXTS])
     assert found.mean() < -0.5
 
 
 @pytest.mark.parametrize("name", ["advbench", "harmbench"])
 def test_requests_for_harm_read_as_harm(
-    name: str, encoder: SentenceEncoder, shared_data: Path
+    name: str, encoder: SentenceEncoder, data_folder: Path
 ) -> None:
-    rows = lines(shared_data / "evals" / "harm_prompts" / f"{name}.jsonl")
+    rows = lines(data_folder / "evals" / "harm_prompts" / f"{name}.jsonl")
     found = scores(encoder, [row["prompt"] for row in rows][:NUM_TEXTS])
     assert found.mean() > 0

@@ -70,9 +70,11 @@ class World:
             provenance_digest=digest_bytes(b"provenance"),
         )
 
-    def measure(self, gate: str, ci: tuple[float, float] = (0.1, 0.2)) -> Measurement:
-        """A measurement on items that no look has used."""
+    def measure(self, gate: str, ci: tuple[float, float] | None = None) -> Measurement:
+        """A measurement on items that no look has used; by default one above the bar."""
         spec = next(spec for spec in self.policy.gates if spec.name == gate)
+        above = max(0.0, spec.threshold)
+        ci = ci or (above + 0.1, above + 0.2)
         self.looks_made += 1
         return Measurement(
             gate=gate,

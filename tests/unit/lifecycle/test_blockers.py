@@ -27,6 +27,7 @@ def test_a_fresh_proposal_lacks_everything(world: World) -> None:
         "gate domain_gain",
         "gate retention",
         "gate alignment",
+        "gate alignment_writing",
         "gate integrity",
         "attestation",
         "quorum",
