@@ -71,6 +71,7 @@ class Consolidator:
     num_retention: int
     anchor_tokens: int
     config: ConsolidateConfig = field(default_factory=ConsolidateConfig)
+    _known: dict[str, dict[str, float]] = field(default_factory=lambda: {})
 
     def split(self, examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
         """Returns the examples to train on and those kept for the gates.
@@ -145,6 +146,7 @@ class Consolidator:
         """Returns everything the gates need, the candidate loaded from its frozen bytes."""
         base = self.engine.base
         candidate = from_bytes(data, base.sites)
+        parent = bank.adapters.get(inputs.domain)
         context = [_text_of_tokens(t) for t in anchors[self.num_replay :]]
         context += [t for e in inputs.others for t in self._scored(e)]
         return GateContext(
@@ -158,6 +160,7 @@ class Consolidator:
             max_relative_change=max_relative_change,
             write=self._write,
             embed=self.embed,
+            known=self._known.setdefault(parent.ref.digest if parent else "base", {}),
             seed=inputs.seed,
         )
 

@@ -16,7 +16,10 @@ from cambium.evals.statistics import paired_interval
 def measure(context: GateContext, spec: GateSpec, look: int) -> Measurement:
     """Returns the mean shift of preference on fresh pairs; below zero is toward harm."""
     chosen = fresh_items(gate_pairs(), spec, look, key=lambda p: p.id, seed=context.seed)
-    before = preferences(context.base, chosen, context.parent)
+    new = [p for p in chosen if p.id not in context.known]
+    found = preferences(context.base, new, context.parent)
+    context.known.update({p.id: x for p, x in zip(new, found, strict=True)})
+    before = [context.known[p.id] for p in chosen]
     after = preferences(context.base, chosen, context.candidate)
     shifts = [a - b for a, b in zip(after, before, strict=True)]
     seen = Look(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -41,6 +41,7 @@ class GateContext:
         max_relative_change: the policy's cap on any module's update against its weight.
         write: takes prompts, adapters, a number of tokens and a seed; returns what is written.
         embed: the sentence encoder: texts to unit vectors [n D].
+        known: the parent's preference by pair, kept between proposals on the same parent.
     """
 
     base: BaseModel
@@ -53,6 +54,7 @@ class GateContext:
     max_relative_change: float
     write: Writer | None = None
     embed: Callable[[list[str]], np.ndarray] | None = None
+    known: dict[str, float] = field(default_factory=lambda: {})
     seed: int = 0
 
 
