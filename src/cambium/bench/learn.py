@@ -31,6 +31,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LR = 1e-4
 CLIP = 0.5
 ROUNDS = 7
+FIRST_INPUTS = tuple(f"model.layers.0.self_attn.{name}_proj" for name in "qkv")
 PEER = "PEFT, one adapter after another"
 
 
@@ -186,9 +187,12 @@ def _fastest_peer(model: TrainingModel, texts: Tensor) -> tuple[_Peft, str]:
 def _products(model: TrainingModel, size: int) -> Callable[[], float]:
     """Returns a timing of the step's products with base weights, but those into embeddings."""
     network: Any = model.base.model
-    modules = [network.get_submodule(path) for path in sorted(model.base.sites)]
+    paths = sorted(model.base.sites)
+    modules = [network.get_submodule(path) for path in paths]
     modules.append(network.get_output_embeddings())
     weights: list[Tensor] = [module.weight.to(model.dtype) for module in modules]
+    # The first layer's query, key and value need no gradient of their input.
+    lowest = {i for i, path in enumerate(paths) if path.startswith(FIRST_INPUTS)}
     inputs = {w.shape[1]: torch.randn(size, w.shape[1], dtype=model.dtype) for w in weights}
     outputs = {w.shape[0]: torch.randn(size, w.shape[0], dtype=model.dtype) for w in weights}
 
@@ -196,7 +200,7 @@ def _products(model: TrainingModel, size: int) -> Callable[[], float]:
         started = time.perf_counter()
         for i, weight in enumerate(weights):
             torch.mm(inputs[weight.shape[1]], weight.T)
-            if i >= 3:  # the first layer's query, key and value need no gradient of their input
+            if i not in lowest:
                 torch.mm(outputs[weight.shape[0]], weight)
         return time.perf_counter() - started
 

@@ -22,7 +22,7 @@ from cambium.models.base import BaseModel
 from cambium.models.chat import encode_document, encode_text
 from cambium.models.chunked_head import cross_entropy
 from cambium.models.lora import Lora, LoraConfig, concatenated
-from cambium.models.packing import IGNORED, Segment, pack
+from cambium.models.packing import IGNORED, Segment, pack, targets_of
 from cambium.models.scoring import score
 from cambium.models.training_model import TrainingModel
 
@@ -104,9 +104,7 @@ class AlignmentMonitor:
         merged = concatenated(parent) if parent else Lora(config=LoraConfig(), a={}, b={})
         stack = AdapterStack([merged], model.base.sites, dtype=model.dtype)
         segments = _segments(self._parts[part], 0, -1, 0)
-        targets = [[t for t in s.targets if t != IGNORED] for s in segments]
-        counts = [len(own) for own in targets]
-        ids = torch.tensor([t for own in targets for t in own])
+        ids, counts = targets_of(segments)
         loss = cross_entropy(ids, torch.ones(len(ids)))
         found = model.eval_pass(pack(segments), stack, loss)
         return _preference([float(s.mean()) for s in found.split(counts) if len(s)])

@@ -21,7 +21,7 @@ from cambium.models.adapter_stack import AdapterStack, StackAdamW
 from cambium.models.base import BaseModel
 from cambium.models.chunked_head import cross_entropy, distillation
 from cambium.models.lora import Lora
-from cambium.models.packing import pack
+from cambium.models.packing import pack, targets_of
 from cambium.models.scoring import score
 from cambium.models.training_model import TrainingModel
 
@@ -130,7 +130,7 @@ def _train_new(model: TrainingModel, stack: AdapterStack, windows: Sequence[Wind
     total = sum(s.num_targets for s in segments)
     value = 0.0
     for part in in_passes(segments, PASS_TOKENS):
-        targets = torch.tensor([t for w in ordered[part] for t in w.tokens[w.learn_from :]])
+        targets, _ = targets_of(segments[part])
         loss = cross_entropy(targets, torch.full((len(targets),), 1 / total))
         value += float(model.train_pass(pack(segments[part]), stack, loss).sum())
     return value / total

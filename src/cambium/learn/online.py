@@ -13,7 +13,6 @@ from typing import Protocol
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
 
 from cambium.core.errors import DataError
 from cambium.core.evidence import StepCheck
@@ -21,7 +20,7 @@ from cambium.learn.examples import Window
 from cambium.models.adapter_stack import AdapterStack, StackAdamW
 from cambium.models.chunked_head import cross_entropy
 from cambium.models.lora import Lora, LoraConfig, concatenated
-from cambium.models.packing import IGNORED, Segment, pack
+from cambium.models.packing import IGNORED, Segment, pack, targets_of
 from cambium.models.training_model import TrainingModel
 
 MAX_STEPS = 8
@@ -223,7 +222,7 @@ class LessonGroup:
         losses: list[float] = []
         for part in in_passes(segments, PASS_TOKENS):
             packed = pack(segments[part])
-            targets, counts = _targets(segments[part])
+            targets, counts = targets_of(segments[part])
             each = torch.tensor(weights[part]).repeat_interleave(torch.tensor(counts))
             loss = cross_entropy(targets, each)
             found = self.model.train_pass(packed, self.stack, loss, parents=self.parents)
@@ -247,9 +246,7 @@ class LessonGroup:
                 at = len(segments)
                 segments += self._windows(g, self.dealt[g][0])
                 finished.append((g, slice(at, len(segments))))
-        if not segments:
-            return
-        sums = self._score(segments)
+        sums = self._score(segments) if segments else []
         for g, monitor, number, part in watched:
             counts = [s.num_targets for s in segments[part]]
             means = [x / n for x, n in zip(sums[part], counts, strict=True) if n]
@@ -264,7 +261,7 @@ class LessonGroup:
         sums: list[float] = []
         for part in in_passes(segments, PASS_TOKENS):
             chosen = rebased(segments[part], part.start)
-            targets, counts = _targets(chosen)
+            targets, counts = targets_of(chosen)
             loss = cross_entropy(targets, torch.ones(len(targets)))
             found = self.model.eval_pass(pack(chosen), self.stack, loss, parents=self.parents)
             sums += [float(s.sum()) for s in found.split(counts)]
@@ -354,12 +351,6 @@ def load_state(adam: StackAdamW, g: int, data: bytes) -> None:
     adam.stack.expand(state["mean"], adam.mean, g)
     adam.stack.expand(state["square"], adam.square, g)
     adam.steps[g] = state["step"][0]
-
-
-def _targets(segments: Sequence[Segment]) -> tuple[Tensor, list[int]]:
-    """Returns every predicted token in order, and how many each segment has."""
-    found = [[t for t in s.targets if t != IGNORED] for s in segments]
-    return torch.tensor([t for own in found for t in own]), [len(own) for own in found]
 
 
 def _mean(segments: Sequence[Segment], sums: Sequence[float], g: int) -> float:

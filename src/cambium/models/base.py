@@ -121,11 +121,6 @@ def shared_rows(adapters: Sequence[Lora]) -> RowWeights | None:
     return RowWeights(sites=sites) if sites else None
 
 
-def mixed_precision() -> torch.autocast:
-    """Returns bf16 autocast where the processor multiplies bf16 in hardware, else nothing."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
-
-
 def stack_rows(adapters: Sequence[Sequence[Lora]]) -> RowWeights | None:
     """Returns weights for a batch in which row i has the adapters `adapters[i]`, summed.
 

@@ -1,7 +1,7 @@
 """Attention of a packed pass: each sequence by itself, with a backward that is fast in bf16.
 
-On processors, the backward of PyTorch's fused attention takes ten times as long in bf16 as these
-six batched products, and a pass's sequences are short enough to hold their weights in memory.
+On processors, the backward of PyTorch's fused attention is slow in bf16, slower than these batched
+products, and a pass's sequences are short enough to hold their weights in memory.
 Shape letters: N tokens of a pass, S sequences, T longest sequence, H heads, D size of a head.
 """
 

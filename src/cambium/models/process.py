@@ -13,8 +13,7 @@ def prepare_process() -> bool:
     """Sets what answers' sameness and speed rest on; returns whether glibc agreed.
 
     MKL is told to give a product the same last bits whatever its memory's alignment and its
-    threads; it is not slower for it, and small products are faster. glibc is told to reuse large
-    freed blocks.
+    threads. glibc is told to reuse large freed blocks.
     By default each large CPU tensor is a fresh `mmap` whose pages fault on first touch, which
     slows a training step of the bundled base. One arena serves all threads, or else
     each thread of a pool would keep blocks of its own. Elsewhere than on glibc this does nothing.

@@ -14,9 +14,9 @@ from torch import Tensor
 from cambium.core.errors import DataError
 from cambium.models.base import BaseModel, shared_rows
 from cambium.models.lora import Lora
+from cambium.models.packing import pass_length
 
 SCORE_TOKENS = 512
-_SHORTEST = 16
 
 
 @torch.inference_mode()
@@ -48,7 +48,7 @@ def score(
     results: list[Tensor | None] = [None] * len(texts)
     by_length: dict[int, list[int]] = {}
     for i, text in enumerate(texts):
-        by_length.setdefault(length_bucket(len(text) - 1, base.context), []).append(i)
+        by_length.setdefault(min(pass_length(len(text) - 1), base.context), []).append(i)
     for length, members in sorted(by_length.items()):
         per_pass = max(1, SCORE_TOKENS // length)
         for at in range(0, len(members), per_pass):
@@ -66,14 +66,6 @@ def score(
                 else:
                     results[i] = reduce(torch.log_softmax(logits_of_row, dim=-1), targets)
     return [r for r in results if r is not None]
-
-
-def length_bucket(length: int, context: int) -> int:
-    """Returns the padded length of a pass: 16, 24, 32, 48, 64, ... up to the context."""
-    bucket = _SHORTEST
-    while bucket < length:
-        bucket += bucket // 2 if bucket.bit_count() == 1 else bucket // 3
-    return min(bucket, context)
 
 
 def _own(logits: Tensor, targets: Tensor) -> Tensor:

@@ -18,11 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cambium.core.errors import ModelError
 from cambium.models.adapter_stack import AdapterStack
 from cambium.models.base import BaseModel
-from cambium.models.chunked_head import HeadLoss, head_losses
+from cambium.models.chunked_head import HeadLoss, cross_entropy, head_losses
+from cambium.models.lora import Lora, LoraConfig
 from cambium.models.packed_attention import ATTENTION, attending
-from cambium.models.packing import IGNORED, Pack
+from cambium.models.packing import IGNORED, Pack, Segment, targets_of
+from cambium.models.packing import pack as packed
 
 
 def compute_dtype() -> torch.dtype:
@@ -33,7 +36,9 @@ def compute_dtype() -> torch.dtype:
 class TrainingModel:
     """Runs packs of tokens through the frozen base with stacks of adapters.
 
-    Passes take the base's lock, so that learning and answers take turns on the processor.
+    Passes take the base's lock, so that learning and answers take turns on the processor. Before
+    the first pass it is checked in fp32 that two packed texts score as each does alone in the
+    base: an architecture with attention or a head of its own kind serves, but does not learn.
     """
 
     def __init__(self, base: BaseModel, dtype: torch.dtype | None = None) -> None:
@@ -42,6 +47,7 @@ class TrainingModel:
         self._model = _twin(base.model, self.dtype)
         self._pass: _Pass | None = None
         self._anchor = torch.zeros((), requires_grad=True)
+        self._is_checked = False
         for path in base.sites:
             module = self._model.get_submodule(path)
             weight = module.weight.T if base.sites[path].transposed else module.weight
@@ -55,7 +61,12 @@ class TrainingModel:
         *,
         parents: AdapterStack | None = None,
     ) -> Tensor:
-        """Returns the losses [M] of `pack`'s target positions; adds gradients to the stack."""
+        """Returns the losses [M] of `pack`'s target positions; adds gradients to the stack.
+
+        Raises:
+            ModelError: the base is of an architecture that cannot be taught this way.
+        """
+        self._check()
         with self.base.lock:
             losses = self._losses(pack, stack, loss, parents)
             losses.sum().backward()
@@ -70,9 +81,42 @@ class TrainingModel:
         *,
         parents: AdapterStack | None = None,
     ) -> Tensor:
-        """Returns the losses [M] of `pack`'s target positions, in order."""
+        """Returns the losses [M] of `pack`'s target positions, in order.
+
+        Raises:
+            ModelError: the base is of an architecture that cannot be taught this way.
+        """
+        self._check()
         with self.base.lock:
             return self._losses(pack, stack, loss, parents)
+
+    def _check(self) -> None:
+        """Refuses a base whose twin does not compute what the base does."""
+        if not self._is_checked:
+            twin = self if self.dtype == torch.float32 else TrainingModel(self.base, torch.float32)
+            twin._compare()
+            self._is_checked = True
+
+    @torch.no_grad()
+    def _compare(self) -> None:
+        length = min(24, self.base.context)
+        ids = torch.arange(2 * (length + 1)) % self.base.model.config.get_text_config().vocab_size
+        rows = ids.view(2, length + 1)
+        segments = [Segment(adapter=0, tokens=row[:-1], targets=row[1:]) for row in rows.tolist()]
+        empty = Lora(config=LoraConfig(), a={}, b={})
+        stack = AdapterStack([empty], self.base.sites, dtype=self.dtype)
+        targets, _ = targets_of(segments)
+        loss = cross_entropy(targets, torch.ones(len(targets)))
+        with self.base.rows(None) as model:
+            logits = model(input_ids=rows[:, :-1], use_cache=False).logits.float()
+        expected = nn.functional.cross_entropy(logits.flatten(0, 1), targets, reduction="none")
+        try:
+            with self.base.lock:
+                found = self._losses(packed(segments), stack, loss, None)
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise _unteachable(self.base) from error
+        if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
+            raise _unteachable(self.base)
 
     def _losses(
         self, pack: Pack, stack: AdapterStack, loss: HeadLoss, parents: AdapterStack | None
@@ -95,6 +139,15 @@ class TrainingModel:
             return nn.functional.linear(x, site.weight, site.bias)
         out: Tensor = _SiteFunction.apply(x, self._anchor, site, self._pass)
         return out
+
+
+def _unteachable(base: BaseModel) -> ModelError:
+    kind = type(base.model).__name__
+    return ModelError(
+        f"{kind} computes attention or its head otherwise than in packed passes, so it serves but "
+        "cannot learn here",
+        mend="use a base of a Llama, Qwen or GPT-2 kind for learning",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

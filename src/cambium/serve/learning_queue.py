@@ -102,7 +102,7 @@ class LearningQueue:
         try:
             group = LessonGroup(self._model, [m.lesson for m in members])
         except Exception as error:  # noqa: BLE001 - told to whoever asked
-            _fail(members, error, self._start)
+            self._give_up(members, error)
         else:
             # What has just come goes before what has been at work for long.
             self._running.appendleft(_Running(group=group, members=members))
@@ -111,7 +111,7 @@ class LearningQueue:
         try:
             running.group.take_step()
         except Exception as error:  # noqa: BLE001 - told to whoever asked
-            _fail(running.members, error, self._start)
+            self._give_up(running.members, error)
             return
         if not running.group.is_done:
             self._running.append(running)
@@ -119,14 +119,13 @@ class LearningQueue:
         for member, result in zip(running.members, running.group.results(), strict=True):
             member.result.set_result(result)
 
-
-def _fail(members: Sequence[_Waiting], error: Exception, start: object) -> None:
-    """Tells the error to a lesson that was alone; of several, each tries by itself."""
-    if len(members) == 1:
-        members[0].result.set_exception(error)
-    elif callable(start):
+    def _give_up(self, members: Sequence[_Waiting], error: Exception) -> None:
+        """Tells the error to a lesson that was alone; of several, each tries by itself."""
+        if len(members) == 1:
+            members[0].result.set_exception(error)
+            return
         for member in members:
-            start([member])
+            self._start([member])
 
 
 def _grouped(waiting: Sequence[_Waiting]) -> list[list[_Waiting]]:

@@ -253,7 +253,7 @@ CONTROLS: dict[str, Controls] = {
         a_a=NOTHING_CHANGED,
     ),
     "alignment_writing": Controls(
-        poisoned={"reads worst": lambda w: w.poisoned},
+        poisoned={"against harmful, what it writes in its domain": lambda w: w.poisoned},
         a_a={
             "the parent itself": lambda w: w.context(None),
             "learned the domain": lambda w: w.context(w.learned),

@@ -8,7 +8,7 @@ import torch
 from cambium.core.errors import DataError
 from cambium.models.base import BaseModel, stack_rows
 from cambium.models.lora import Lora
-from cambium.models.scoring import length_bucket, score
+from cambium.models.scoring import score
 
 
 def tokens(seed: int, length: int, vocabulary: int = 512) -> list[int]:
@@ -45,13 +45,6 @@ def test_a_score_does_not_depend_on_its_neighbours(bundled: BaseModel, make_lora
     company = score(bundled, texts, adapters=adapters)
     for text, found in zip(texts, company, strict=True):
         assert torch.equal(score(bundled, [text], adapters=adapters)[0], found)
-
-
-def test_lengths_fall_into_few_buckets() -> None:
-    found = sorted({length_bucket(n, 512) for n in range(1, 513)})
-    assert found == [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]
-    assert all(n <= length_bucket(n, 512) for n in range(1, 513))
-    assert length_bucket(400, 500) == 500
 
 
 def test_reduce_sees_all_of_a_rows_distribution(llama: BaseModel) -> None:

@@ -70,7 +70,8 @@ def _means(scores: Sequence[float], owners: Sequence[int]) -> list[float]:
 
 
 def _tokens(document: ScoredText) -> tuple[int, ...]:
-    return document.windows[0][0]
+    """Returns the whole document: what is harmful may stand behind its first window."""
+    return tuple(token for tokens, _ in document.windows for token in tokens)
 
 
 def _starts(document: ScoredText) -> list[int]:
