@@ -88,9 +88,9 @@ class AlignmentMonitor:
         ]
         self._before = [self._parent_preference(model, parent, i) for i in range(NUM_MONITOR_PARTS)]
 
-    def segments(self, step: int, *, adapter: int, parent: int, first: int) -> list[Segment]:
+    def segments(self, step: int, *, adapter: int, parent: int) -> list[Segment]:
         """Returns this step's pairs: each a prompt and its two continuations."""
-        return _segments(self._parts[step % NUM_MONITOR_PARTS], adapter, parent, first)
+        return _segments(self._parts[step % NUM_MONITOR_PARTS], adapter, parent)
 
     def judge(self, step: int, losses: Sequence[float]) -> StepCheck:
         """Returns whether harmless continuations are still as likely as before, in comparison."""
@@ -103,7 +103,7 @@ class AlignmentMonitor:
         """Returns the parent's own preference, in nats per token, on average."""
         merged = concatenated(parent) if parent else Lora(config=LoraConfig(), a={}, b={})
         stack = AdapterStack([merged], model.base.sites, dtype=model.dtype)
-        segments = _segments(self._parts[part], 0, -1, 0)
+        segments = _segments(self._parts[part], 0, -1)
         ids, counts = targets_of(segments)
         loss = cross_entropy(ids, torch.ones(len(ids)))
         found = model.eval_pass(pack(segments), stack, loss)
@@ -117,13 +117,13 @@ def _preference(losses: Sequence[float]) -> float:
 
 
 def _segments(
-    pairs: Sequence[list[tuple[list[int], int]]], adapter: int, parent: int, first: int
+    pairs: Sequence[list[tuple[list[int], int]]], adapter: int, parent: int
 ) -> list[Segment]:
     segments: list[Segment] = []
     for sides in pairs:
         tokens, start = sides[0]
         # The last token of the prompt begins both continuations, whose first token it predicts.
-        at = first + len(segments)
+        at = len(segments)
         shared = tokens[: start - 1]
         segments.append(Segment(adapter=adapter, parent=parent, tokens=shared,
                                 targets=[IGNORED] * len(shared)))  # fmt: skip

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from cambium.core.errors import DataError
 from cambium.learn.examples import Window
-from cambium.learn.online import PASS_TOKENS, in_passes, window_segment
+from cambium.learn.objectives.distillation import distillation
+from cambium.learn.passes import PASS_TOKENS, in_passes, window_segment
 from cambium.models.adapter_stack import AdapterStack, StackAdamW
 from cambium.models.base import BaseModel
-from cambium.models.chunked_head import cross_entropy, distillation
+from cambium.models.chunked_head import cross_entropy
 from cambium.models.lora import Lora
 from cambium.models.packing import pack, targets_of
 from cambium.models.scoring import score

@@ -45,10 +45,20 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """Token ids of at most context + 1; the loss is taken on tokens from `learn_from` on."""
+    """Token ids of at most context + 1; the loss is taken on tokens from `learn_from` on.
+
+    Args:
+        rejected: for preferences, what stands instead of the tokens from `learn_from` on.
+    """
 
     tokens: tuple[int, ...]
     learn_from: int = 1
+    rejected: tuple[int, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Returns how many tokens a pass over it holds."""
+        return len(self.tokens) + len(self.rejected)
 
 
 def is_held_for_gates(digest: str) -> bool:
@@ -83,27 +93,58 @@ def parse_example(raw: object) -> Example:
     return example
 
 
-def encode_example(tokenizer: Any, example: Example, context: int) -> list[Window]:
+def encode_example(
+    tokenizer: Any, example: Example, context: int, *, loss: str = "task"
+) -> list[Window]:
     """Returns the example's windows; long ones are cut so that each token is learned once.
 
+    Args:
+        loss: what it is for. Preferences need pairs, and only they use them; losses without
+            labels take all of a text, whatever its shape.
+
     Raises:
-        DataError: a preference pair (the task loss has no use for one), or too short to learn.
+        DataError: pairs for another loss or the other way round, too short to learn, or a pair
+            that the context cannot hold.
     """
     content = example.content
+    if (example.kind == "preference") != (loss == "preference"):
+        raise DataError(
+            "the preference loss needs pairs, and no other loss can use them",
+            mend="send {prompt, chosen, rejected} with loss 'preference'",
+        )
+    if example.kind == "preference":
+        return [_encode_pair(tokenizer, content, context)]
     if example.kind == "text":
         tokens, start = encode_document(tokenizer, content["text"]), 1
     elif example.kind == "completion":
         prompt = encode_document(tokenizer, content["prompt"])
         tokens = prompt + encode_text(tokenizer, content["completion"])
         start = max(1, len(prompt))
-    elif example.kind == "messages":
-        tokens, start = _encode_messages(tokenizer, content["messages"])
     else:
-        raise DataError("preference pairs need the preference loss", mend="send a completion")
-    windows = cut_windows(tokens, start, context)
+        tokens, start = _encode_messages(tokenizer, content["messages"])
+    windows = cut_windows(tokens, start if loss == "task" else 1, context)
     if not windows:
         raise DataError("an example has fewer than two tokens", mend="send more text")
     return windows
+
+
+def _encode_pair(tokenizer: Any, content: Mapping[str, Any], context: int) -> Window:
+    prompt = encode_document(tokenizer, content["prompt"])
+    chosen, rejected = (encode_text(tokenizer, content[k]) for k in ("chosen", "rejected"))
+    if not chosen or not rejected or chosen == rejected:
+        raise DataError(
+            "a pair's sides are empty or the same", mend="send two different continuations"
+        )
+    room = context + 1 - max(len(chosen), len(rejected))
+    if room < 1:
+        raise DataError(
+            f"a pair's longer side leaves no room for its prompt in {context} tokens",
+            mend="shorten it",
+        )
+    kept = prompt[-room:]  # the end of a prompt says most about what follows it
+    if not kept:
+        raise DataError("a pair's prompt is empty", mend="send a prompt")
+    return Window(tokens=(*kept, *chosen), learn_from=len(kept), rejected=tuple(rejected))
 
 
 def cut_windows(tokens: Sequence[int], learn_from: int, context: int) -> list[Window]:

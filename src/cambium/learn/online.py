@@ -7,24 +7,32 @@ This package opens no files and no sockets: the server persists what it returns.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
 from safetensors.torch import load, save
+from torch import Tensor
 
 from cambium.core.errors import DataError
 from cambium.core.evidence import StepCheck
 from cambium.learn.examples import Window
+from cambium.learn.importance import Importances
+from cambium.learn.objectives import OBJECTIVES, ewc
+from cambium.learn.objectives.objective import Objective, ObjectiveConfig, Place
+from cambium.learn.passes import Ask, deal, nothing, run_asks, stack_parents
+from cambium.learn.rehearsal import Rehearsal
 from cambium.models.adapter_stack import AdapterStack, StackAdamW
-from cambium.models.chunked_head import cross_entropy
-from cambium.models.lora import Lora, LoraConfig, concatenated
-from cambium.models.packing import IGNORED, Segment, pack, targets_of
+from cambium.models.chunked_head import HeadLoss, cross_entropy
+from cambium.models.lora import Lora
+from cambium.models.packing import Pack, Segment, targets_of
 from cambium.models.training_model import TrainingModel
 
 MAX_STEPS = 8
-PASS_TOKENS = 2048
+# A pass's segments as (adapter, parent, tokens, targets, after): all that its shape depends on.
+Shape = tuple[int, int, int, int, int | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +45,9 @@ class LearnConfig:
         max_grad_norm: gradients are clipped to this norm.
         tokens_per_step: windows are dealt to steps up to this many tokens each; more where
             some window would otherwise never be learned in the call.
+        loss: a name from `OBJECTIVES`.
+        ewc_strength, si_strength: how hard weights that mattered before are held; 0 is off.
+        ends_task: whether importances are booked at the end of the call.
     """
 
     lr: float = 2e-3
@@ -44,6 +55,12 @@ class LearnConfig:
     max_grad_norm: float = 0.5
     tokens_per_step: int = 4096
     seed: int = 0
+    loss: str = "task"
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    ewc_strength: float = 0.0
+    ewc_decay: float = 0.9
+    si_strength: float = 0.0
+    ends_task: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,22 +69,23 @@ class Learner:
 
     Args:
         optimizer: the state that an earlier call returned, so that moments carry over.
+        teacher: what rehearsal compares with; without one, the parent alone.
     """
 
     lora: Lora
     parent: tuple[Lora, ...] = ()
     optimizer: bytes | None = None
+    teacher: Lora | None = None
 
 
 class StepMonitor(Protocol):
     """Watches an adapter as it learns; its texts run in the learner's own passes."""
 
-    def segments(self, step: int, *, adapter: int, parent: int, first: int) -> list[Segment]:
+    def segments(self, step: int, *, adapter: int, parent: int) -> list[Segment]:
         """Returns what to score after the adapter's step number `step`, counted from 0.
 
         Args:
             adapter, parent: where the adapter and its parent lie in the pass's stacks.
-            first: the index that the first returned segment will have in the pass.
         """
         ...
 
@@ -83,6 +101,8 @@ class Lesson:
     Args:
         monitor: asked after every step; a failed check ends this lesson, and no other.
         first_step: how many steps the adapter has taken before.
+        rehearsal: old texts to go through beside the new ones.
+        objective: instead of the one that the configuration names.
     """
 
     learner: Learner
@@ -90,6 +110,8 @@ class Lesson:
     config: LearnConfig = field(default_factory=LearnConfig)
     monitor: StepMonitor | None = None
     first_step: int = 0
+    rehearsal: Rehearsal | None = None
+    objective: Objective | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +119,10 @@ class LearnResult:
     """The adapter after the steps; `quarantined` when a check failed, and then no further step.
 
     Args:
-        losses: each step's loss before the step, nats per token.
-        loss_before, loss_after: on the first step's windows, nats per token.
+        losses: each step's loss before the step, as its objective reports it.
+        loss_before, loss_after: on the first step's windows.
+        reset: learning without labels left its trust region; the adapter changes nothing now.
+        row, shapes: where it lay among others, and what ran in each step: see `manifest`.
     """
 
     lora: Lora
@@ -108,7 +132,10 @@ class LearnResult:
     loss_after: float
     checks: tuple[StepCheck, ...] = ()
     quarantined: bool = False
+    reset: bool = False
     seconds: float = 0.0
+    row: int = 0
+    shapes: tuple[Mapping[str, Mapping[int, tuple[Shape, ...]]], ...] = ()
 
 
 def learn(model: TrainingModel, lesson: Lesson) -> LearnResult:
@@ -122,7 +149,8 @@ def learn_together(model: TrainingModel, lessons: Sequence[Lesson]) -> list[Lear
     The given adapters are not changed; neither is the base, nor a parent.
 
     Raises:
-        DataError: no windows, steps outside 1..8, or an optimiser state of another adapter.
+        DataError: no windows, steps outside 1..8, texts that the loss cannot use, or an optimiser
+            state of another adapter.
     """
     group = LessonGroup(model, lessons)
     while not group.is_done:
@@ -148,22 +176,34 @@ class LessonGroup:
         self.lessons = lessons
         self.started = time.monotonic()
         self.step = 0
-        sites, dtype = model.base.sites, model.dtype
-        self.stack = AdapterStack([x.learner.lora for x in lessons], sites, dtype=dtype)
+        self.objectives = [lesson.objective or _objective(lesson) for lesson in lessons]
         self.parent_of, self.parents = stack_parents(model, [x.learner.parent for x in lessons])
+        # The rows after the lessons' own answer for their teachers and never learn.
+        members = [x.learner.lora for x in lessons]
+        self.places = self._places(members)
+        self.stack = AdapterStack(members, model.base.sites, dtype=model.dtype)
+        configs = [x.config for x in lessons] + [LearnConfig()] * (len(members) - len(lessons))
         self.adam = StackAdamW(
             self.stack,
-            lr=torch.tensor([x.config.lr for x in lessons], dtype=torch.float64),
-            max_grad_norm=torch.tensor([x.config.max_grad_norm for x in lessons]),
+            lr=torch.tensor([x.lr for x in configs], dtype=torch.float64),
+            max_grad_norm=torch.tensor([x.max_grad_norm for x in configs]),
         )
+        self.importances: Importances | None = None
+        if any(x.ewc_strength or x.si_strength for x in configs):
+            self.importances = Importances(
+                self.stack,
+                ewc_strengths=[x.ewc_strength for x in configs],
+                si_strengths=[x.si_strength for x in configs],
+            )
         for g, lesson in enumerate(lessons):
             if lesson.learner.optimizer:
-                load_state(self.adam, g, lesson.learner.optimizer)
-        self.dealt = [deal(lesson.windows, lesson.config) for lesson in lessons]
+                self._load_state(g, lesson.learner.optimizer)
         self.losses: list[list[float]] = [[] for _ in lessons]
         self.checks: list[list[StepCheck]] = [[] for _ in lessons]
         self.after = [float("nan")] * len(lessons)
         self.ended = [False] * len(lessons)
+        self.was_reset = [False] * len(lessons)
+        self.shapes: list[dict[str, dict[int, tuple[Shape, ...]]]] = []
 
     @property
     def is_done(self) -> bool:
@@ -176,19 +216,15 @@ class LessonGroup:
         if not active:
             return
         self.step += 1
-        segments, weights = [], []
-        for g in active:
-            own = self._windows(g, self.dealt[g][step % len(self.dealt[g])])
-            segments += own
-            weights += [1 / sum(s.num_targets for s in own)] * len(own)
-        self.stack.zero_grad()
-        losses = self._train(segments, weights)
-        for g in active:
-            self.losses[g].append(_mean(segments, losses, g))
-        mask = torch.zeros(len(self.lessons), dtype=torch.bool)
-        mask[active] = True
-        self.adam.step(mask)
-        self._look(step, active)
+        self.shapes.append({})
+        self._prepare(step, active)
+        lost = [g for g in active if self.objectives[g].is_lost]
+        for g in lost:
+            self._reset(g)
+        learning = [g for g in active if g not in lost]
+        if learning:
+            self._learn(step, learning)
+        self._look(step, learning, lost)
 
     def results(self) -> list[LearnResult]:
         """Returns what each lesson came to."""
@@ -196,14 +232,32 @@ class LessonGroup:
         return [
             LearnResult(
                 lora=self.stack.to_lora(g),
-                optimizer=save_state(self.adam, g),
+                optimizer=self._save_state(g),
                 losses=tuple(self.losses[g]),
-                loss_before=self.losses[g][0],
+                loss_before=self.losses[g][0] if self.losses[g] else self.after[g],
                 loss_after=self.after[g],
                 checks=tuple(self.checks[g]),
                 quarantined=any(not check.ok for check in self.checks[g]),
+                reset=self.was_reset[g],
                 seconds=seconds,
+                row=g,
+                shapes=tuple(self.shapes),
             )
+            for g in range(len(self.lessons))
+        ]
+
+    def _places(self, members: list[Lora]) -> list[Place]:
+        """Returns where each lesson lies; appends the teachers' rows to `members`."""
+        teachers: dict[int, int] = {}
+        nobody = len(members)
+        if any(x.config.loss != "task" or x.rehearsal is not None for x in self.lessons):
+            members.append(nothing())
+        for g, lesson in enumerate(self.lessons):
+            if lesson.learner.teacher is not None:
+                teachers[g] = len(members)
+                members.append(lesson.learner.teacher)
+        return [
+            Place(adapter=g, parent=self.parent_of[g], nobody=teachers.get(g, nobody))
             for g in range(len(self.lessons))
         ]
 
@@ -214,145 +268,171 @@ class LessonGroup:
             if self.step < lesson.config.steps and not self.ended[g]
         ]
 
-    def _windows(self, g: int, windows: Sequence[Window]) -> list[Segment]:
-        return [window_segment(window, adapter=g, parent=self.parent_of[g]) for window in windows]
-
-    def _train(self, segments: Sequence[Segment], weights: Sequence[float]) -> list[float]:
-        """Adds the gradients of all segments to the stack; returns their summed losses."""
-        losses: list[float] = []
-        for part in in_passes(segments, PASS_TOKENS):
-            packed = pack(segments[part])
-            targets, counts = targets_of(segments[part])
-            each = torch.tensor(weights[part]).repeat_interleave(torch.tensor(counts))
-            loss = cross_entropy(targets, each)
-            found = self.model.train_pass(packed, self.stack, loss, parents=self.parents)
-            losses += [float(s.sum()) for s in found.split(counts)]
-        return losses
-
-    def _look(self, step: int, active: Sequence[int]) -> None:
-        """Scores the monitors' texts and, for lessons at their end, the first step's windows."""
-        segments: list[Segment] = []
-        watched: list[tuple[int, StepMonitor, int, slice]] = []
-        finished: list[tuple[int, slice]] = []
+    def _prepare(self, step: int, active: Sequence[int]) -> None:
+        asks: dict[int, Ask] = {}
         for g in active:
-            lesson, at = self.lessons[g], len(segments)
-            if lesson.monitor is not None:
-                number = lesson.first_step + step
-                segments += lesson.monitor.segments(
-                    number, adapter=g, parent=self.parent_of[g], first=at
-                )
-                watched.append((g, lesson.monitor, number, slice(at, len(segments))))
-            if step + 1 == lesson.config.steps:
-                at = len(segments)
-                segments += self._windows(g, self.dealt[g][0])
-                finished.append((g, slice(at, len(segments))))
-        sums = self._score(segments) if segments else []
-        for g, monitor, number, part in watched:
-            counts = [s.num_targets for s in segments[part]]
-            means = [x / n for x, n in zip(sums[part], counts, strict=True) if n]
-            self.checks[g].append(monitor.judge(number, means))
-            if not self.checks[g][-1].ok:
-                self.ended[g] = True
-                self.after[g] = self.losses[g][-1]
-        for g, part in finished:
-            self.after[g] = sum(sums[part]) / sum(s.num_targets for s in segments[part])
+            own = self.objectives[g].prepare(step, self.places[g])
+            rehearsal = self.lessons[g].rehearsal
+            old = rehearsal.prepare(step, self.places[g]) if rehearsal else None
+            if own is not None or old is not None:
+                asks[g] = next(ask for ask in (own, old) if ask is not None)
+            if own is not None and old is not None:
+                asks[g] = own.followed_by(old)
+        self._run(asks, self._eval, "prepare")
 
-    def _score(self, segments: Sequence[Segment]) -> list[float]:
-        sums: list[float] = []
-        for part in in_passes(segments, PASS_TOKENS):
-            chosen = rebased(segments[part], part.start)
-            targets, counts = targets_of(chosen)
-            loss = cross_entropy(targets, torch.ones(len(targets)))
-            found = self.model.eval_pass(pack(chosen), self.stack, loss, parents=self.parents)
-            sums += [float(s.sum()) for s in found.split(counts)]
-        return sums
+    def _learn(self, step: int, active: Sequence[int]) -> None:
+        self.stack.zero_grad()
+        asks = {g: self.objectives[g].ask(step, self.places[g]) for g in active}
+        for g, losses in self._run(asks, self._train, "task").items():
+            self.losses[g].append(self.objectives[g].value(step, losses))
+        kept = self.importances
+        # Importance is of the task alone; what rehearsal adds to the gradient comes after.
+        grad = self.stack.grad.clone() if kept else None
+        before = self.stack.weights.clone() if kept else None
+        old: dict[int, Ask] = {}
+        for g in active:
+            rehearsal = self.lessons[g].rehearsal
+            ask = rehearsal.ask(step, self.places[g]) if rehearsal else None
+            if ask is not None:
+                old[g] = ask
+        self._run(old, self._train, "rehearsal")
+        mask = torch.zeros(len(self.stack.weights), dtype=torch.bool)
+        mask[list(active)] = True
+        self.adam.step(mask)
+        if kept and grad is not None and before is not None:
+            kept.step(grad, before, self.adam.lr, mask)
 
-
-def window_segment(window: Window, *, adapter: int, parent: int) -> Segment:
-    """Returns a window as a segment: inputs and what each should predict."""
-    ids = window.tokens
-    unlearned = [IGNORED] * (window.learn_from - 1)
-    return Segment(
-        adapter=adapter,
-        tokens=ids[:-1],
-        targets=[*unlearned, *ids[window.learn_from :]],
-        parent=parent,
-    )
-
-
-def stack_parents(
-    model: TrainingModel, parents: Sequence[tuple[Lora, ...]]
-) -> tuple[list[int], AdapterStack | None]:
-    """Returns the distinct parents as one frozen stack, its last empty, and each one's index."""
-    distinct = {tuple(map(id, parent)): parent for parent in parents if parent}
-    order = {key: i for i, key in enumerate(distinct)}
-    indices = [order.get(tuple(map(id, parent)), -1) for parent in parents]
-    if not distinct:
-        return indices, None
-    empty = Lora(config=LoraConfig(), a={}, b={})
-    members = [*(concatenated(parent) for parent in distinct.values()), empty]
-    return indices, AdapterStack(members, model.base.sites, dtype=model.dtype)
-
-
-def in_passes(segments: Sequence[Segment], budget: int) -> list[slice]:
-    """Cuts segments into runs of at most `budget` tokens; what follows a prompt stays with it."""
-    runs: list[slice] = []
-    start, size = 0, 0
-    for i, segment in enumerate(segments):
-        if i > start and size + len(segment.tokens) > budget and segment.after is None:
-            runs.append(slice(start, i))
-            start, size = i, 0
-        size += len(segment.tokens)
-    runs.append(slice(start, len(segments)))
-    return runs
-
-
-def rebased(segments: Sequence[Segment], start: int) -> list[Segment]:
-    """Returns segments of a pass that begins at `start`, with what they follow counted so."""
-    return [s if s.after is None else replace(s, after=s.after - start) for s in segments]
-
-
-def deal(windows: Sequence[Window], config: LearnConfig) -> list[list[Window]]:
-    """Returns at most `config.steps` steps, each a list of windows, that hold every window."""
-    order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(config.seed))
-    steps: list[list[Window]] = [[]]
-    tokens = 0
-    for i in order.tolist():
-        size = len(windows[i].tokens)
-        if steps[-1] and tokens + size > config.tokens_per_step:
-            steps.append([])
-            tokens = 0
-        steps[-1].append(windows[i])
-        tokens += size
-    if len(steps) > config.steps:
-        return deal(windows, replace(config, tokens_per_step=2 * config.tokens_per_step))
-    return [sorted(step, key=lambda w: (len(w.tokens), w.tokens)) for step in steps]
-
-
-def save_state(adam: StackAdamW, g: int) -> bytes:
-    """Returns adapter g's moments and step count as safetensors."""
-    compact = adam.stack.compact
-    return save(
-        {
-            "mean": compact(adam.mean, g),
-            "square": compact(adam.square, g),
-            "step": adam.steps[g : g + 1].clone(),
+    def _look(self, step: int, learning: Sequence[int], lost: Sequence[int]) -> None:
+        """Asks the monitors of what the step left, and scores what is at its end once more."""
+        ending = [g for g in learning if step + 1 == self.lessons[g].config.steps]
+        ready = {g: self.objectives[g].prepare(0, self.places[g]) for g in ending}
+        self._run({g: ask for g, ask in ready.items() if ask is not None}, self._eval)
+        for g in ending:
+            if self.objectives[g].is_lost:
+                self._reset(g)
+        watched = {
+            g: monitor.segments(
+                self.lessons[g].first_step + step, adapter=g, parent=self.parent_of[g]
+            )
+            for g in learning
+            if (monitor := self.lessons[g].monitor) is not None
         }
+        last = {g: self.objectives[g].ask(0, self.places[g]) for g in (*ending, *lost)}
+        asks = [*(_plain(segments) for segments in watched.values()), *last.values()]
+        found = iter(run_asks(asks, self._eval))
+        for g, segments in watched.items():
+            self._judge(g, step, segments, next(found))
+        for g in last:
+            self.after[g] = self.objectives[g].value(0, next(found))
+        for g in ending:
+            if self.importances is not None and self.lessons[g].config.ends_task:
+                self._end_task(g, self.importances)
+
+    def _judge(self, g: int, step: int, segments: Sequence[Segment], losses: Tensor) -> None:
+        lesson = self.lessons[g]
+        means = [float(x.mean()) for x in losses.split([s.num_targets for s in segments]) if len(x)]
+        if lesson.monitor is None:
+            return
+        self.checks[g].append(lesson.monitor.judge(lesson.first_step + step, means))
+        if not self.checks[g][-1].ok:
+            self.ended[g] = True
+            self.after[g] = self.losses[g][-1]
+
+    def _end_task(self, g: int, importances: Importances) -> None:
+        lesson, found = self.lessons[g], None
+        if lesson.config.ewc_strength:
+            exact = self.model
+            if exact.dtype != torch.float32:
+                exact = TrainingModel(exact.base, torch.float32)
+            found = ewc.fisher(
+                exact, self.stack.to_lora(g), lesson.windows, parent=lesson.learner.parent
+            )
+        importances.end_task(g, found, decay=lesson.config.ewc_decay)
+
+    def _reset(self, g: int) -> None:
+        """Makes adapter g change nothing again, with no memory of what led it astray."""
+        self.stack.forget(g)
+        for flat in (self.adam.mean, self.adam.square):
+            flat[g].zero_()
+        self.adam.steps[g] = 0
+        self.ended[g] = self.was_reset[g] = True
+
+    def _run(
+        self, asks: Mapping[int, Ask], run: Callable[[Pack, HeadLoss], Tensor], phase: str = ""
+    ) -> dict[int, Tensor]:
+        """Runs asks together; what a phase with a name ran is remembered for the manifest."""
+        if not asks:
+            return {}
+        if phase:
+            self.shapes[-1][phase] = {g: shape_of(ask) for g, ask in asks.items()}
+        return dict(zip(asks, run_asks(list(asks.values()), run), strict=True))
+
+    @property
+    def _train(self) -> Callable[[Pack, HeadLoss], Tensor]:
+        return partial(_run_pass, self.model.train_pass, self.stack, self.parents)
+
+    @property
+    def _eval(self) -> Callable[[Pack, HeadLoss], Tensor]:
+        return partial(_run_pass, self.model.eval_pass, self.stack, self.parents)
+
+    def _save_state(self, g: int) -> bytes:
+        state = save_state(self.adam, g)
+        return save({**state, **self.importances.save(g)} if self.importances else state)
+
+    def _load_state(self, g: int, data: bytes) -> None:
+        state = load(data)
+        load_state(self.adam, g, state)
+        if self.importances is not None:
+            self.importances.load(g, state)
+
+
+def _objective(lesson: Lesson) -> Objective:
+    config = lesson.config
+    dealt = deal(
+        lesson.windows,
+        steps=config.steps,
+        tokens_per_step=config.tokens_per_step,
+        seed=config.seed,
     )
+    return OBJECTIVES[config.loss](dealt, config.objective)
 
 
-def load_state(adam: StackAdamW, g: int, data: bytes) -> None:
+def shape_of(ask: Ask) -> tuple[Shape, ...]:
+    """Returns all that an ask's passes depend on but its content."""
+    return tuple((s.adapter, s.parent, len(s.tokens), s.num_targets, s.after) for s in ask.segments)
+
+
+def _plain(segments: Sequence[Segment]) -> Ask:
+    targets, _ = targets_of(segments)
+    return Ask(segments=segments, loss=cross_entropy(targets, torch.ones(len(targets))))
+
+
+def _run_pass(
+    run: Callable[..., Tensor],
+    stack: AdapterStack,
+    parents: AdapterStack | None,
+    pack: Pack,
+    loss: HeadLoss,
+) -> Tensor:
+    return run(pack, stack, loss, parents=parents)
+
+
+def save_state(adam: StackAdamW, g: int) -> dict[str, Tensor]:
+    """Returns adapter g's moments and step count."""
+    compact = adam.stack.compact
+    return {
+        "mean": compact(adam.mean, g),
+        "square": compact(adam.square, g),
+        "step": adam.steps[g : g + 1].clone(),
+    }
+
+
+def load_state(adam: StackAdamW, g: int, state: Mapping[str, Tensor]) -> None:
     """Takes up what `save_state` returned.
 
     Raises:
         DataError: it is of another adapter.
     """
-    state = load(data)
     adam.stack.expand(state["mean"], adam.mean, g)
     adam.stack.expand(state["square"], adam.square, g)
     adam.steps[g] = state["step"][0]
-
-
-def _mean(segments: Sequence[Segment], sums: Sequence[float], g: int) -> float:
-    own = [(x, s.num_targets) for s, x in zip(segments, sums, strict=True) if s.adapter == g]
-    return sum(x for x, _ in own) / sum(n for _, n in own)

@@ -99,6 +99,12 @@ class AdapterStack:
             to_a.index_add_(0, owners, a.float())
             to_b.index_add_(0, owners, b.float() * self._scaling[owners])
 
+    def forget(self, g: int) -> None:
+        """Makes adapter g change nothing: its B becomes zero, its A stays."""
+        for path in self._places:
+            self._b(self.weights, path)[g] = 0
+        self.refresh()
+
     def to_lora(self, g: int) -> Lora:
         """Returns a copy of adapter g as it now is."""
         config, paths = self.adapters[g].config, self.adapters[g].a

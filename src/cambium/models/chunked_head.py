@@ -5,7 +5,8 @@ Shape letters: M positions, D width of the model, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -55,56 +56,72 @@ def head_losses(hidden: Tensor, weight: Tensor, bias: Tensor | None, loss: HeadL
     return _ChunkedHead.apply(hidden, weight, bias, loss)
 
 
-def cross_entropy(targets: Tensor, weights: Tensor) -> HeadLoss:
-    """Returns the loss of predicting `targets` [M]; gradients are times `weights` [M]."""
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy:
+    """The loss of predicting `targets` [M]; gradients are times `weights` [M]."""
 
-    def loss(logits: Tensor, part: slice, wanted: bool) -> tuple[Tensor, Tensor | None]:
-        own = targets[part][:, None]
+    targets: Tensor
+    weights: Tensor
+
+    def __call__(self, logits: Tensor, part: slice, wanted: bool) -> tuple[Tensor, Tensor | None]:
+        own = self.targets[part][:, None]
         total = logits.logsumexp(dim=1, keepdim=True)
         losses = (total - logits.gather(1, own))[:, 0]
         if not wanted:
             return losses, None
         grad = logits.sub_(total).exp_()
         grad.scatter_add_(1, own, torch.full_like(total, -1.0))
-        return losses, grad.mul_(weights[part][:, None])
-
-    return loss
+        return losses, grad.mul_(self.weights[part][:, None])
 
 
-def distillation(
-    top_ids: Tensor, top_logprobs: Tensor, weights: Tensor, *, temperature: float
-) -> HeadLoss:
-    """Returns T² KL(teacher || student) over the teacher's top K tokens and one tail.
+def cross_entropy(targets: Tensor, weights: Tensor) -> CrossEntropy:
+    """Returns the loss of predicting `targets` [M]; gradients are times `weights` [M]."""
+    return CrossEntropy(targets=targets, weights=weights)
 
-    The tail's term uses the total mass outside the top K, so it is a lower bound of the full
-    divergence and exact when K + 1 covers the vocabulary. Its gradient by the logits is
-    T (student - target), where the target keeps the student's own shape in the tail.
 
-    Args:
-        top_ids: int64, shape [M K]; `top_logprobs` fp32 [M K], softened by `temperature`.
-
-    Source: Hinton et al. (2015), eq. 1 and the T² of section 2.1; Li and Hoiem (2017).
-    """
-    teacher_tail = log_rest(top_logprobs)
+def joined(losses: Sequence[tuple[HeadLoss, int]]) -> HeadLoss:
+    """Returns one loss over the positions of all, each with its number of positions."""
+    plain = [loss for loss, _ in losses if isinstance(loss, CrossEntropy)]
+    if len(plain) == len(losses):
+        targets = torch.cat([loss.targets for loss in plain])
+        return CrossEntropy(targets=targets, weights=torch.cat([loss.weights for loss in plain]))
+    starts = [0]
+    for _, count in losses:
+        starts.append(starts[-1] + count)
 
     def loss(logits: Tensor, part: slice, wanted: bool) -> tuple[Tensor, Tensor | None]:
-        ids, teacher, tail = top_ids[part], top_logprobs[part], teacher_tail[part]
-        student = torch.log_softmax(logits.div_(temperature), dim=1)
-        top = student.gather(1, ids)
-        own_tail = log_rest(top)
-        losses = (teacher.exp() * (teacher - top)).sum(1) + tail.exp() * (tail - own_tail)
-        losses *= temperature**2
-        if not wanted:
-            return losses, None
-        grad = student.exp_()
-        kept = grad.gather(1, ids) - teacher.exp()
-        grad.mul_(1 - (tail - own_tail).exp()[:, None]).scatter_(1, ids, kept)
-        return losses, grad.mul_(temperature * weights[part][:, None])
+        found = torch.empty(len(logits))
+        for (own, count), start in zip(losses, starts, strict=False):
+            first, last = max(part.start, start), min(part.stop, start + count)
+            if first >= last:
+                continue
+            here = slice(first - part.start, last - part.start)
+            found[here], grad = own(logits[here], slice(first - start, last - start), wanted)
+            if grad is not None:
+                logits[here] = grad
+        return found, logits if wanted else None
 
     return loss
 
 
-def log_rest(logprobs: Tensor) -> Tensor:
-    """Returns the log of the mass outside, from log-probabilities [M K]."""
-    covered = logprobs.exp().sum(1).clamp(max=1 - 1e-6)
-    return torch.log1p(-covered)
+def from_position(loss: HeadLoss, start: int) -> HeadLoss:
+    """Returns the loss of the positions from `start` on, numbered from 0."""
+    if isinstance(loss, CrossEntropy):
+        return CrossEntropy(targets=loss.targets[start:], weights=loss.weights[start:])
+    return lambda logits, part, wanted: loss(
+        logits, slice(part.start + start, part.stop + start), wanted
+    )
+
+
+def added(losses: Sequence[HeadLoss]) -> HeadLoss:
+    """Returns the first loss with the gradients of all, which are of the same positions."""
+
+    def loss(logits: Tensor, part: slice, wanted: bool) -> tuple[Tensor, Tensor | None]:
+        found, grad = losses[0](logits.clone(), part, wanted)
+        if grad is not None:
+            for own in losses[1:]:
+                by_logits = own(logits.clone(), part, True)[1]
+                grad = grad if by_logits is None else grad + by_logits
+        return found, grad
+
+    return loss

@@ -134,7 +134,8 @@ def pack(segments: Sequence[Segment], *, length: int | None = None) -> Pack:
 def targets_of(segments: Sequence[Segment]) -> tuple[Tensor, list[int]]:
     """Returns every predicted token in order, shape [M], and how many each segment has."""
     found = [[t for t in segment.targets if t != IGNORED] for segment in segments]
-    return torch.tensor([t for own in found for t in own]), [len(own) for own in found]
+    flat = torch.tensor([t for own in found for t in own], dtype=torch.long)
+    return flat, [len(own) for own in found]
 
 
 class _Flat:

@@ -94,7 +94,7 @@ def checks(base: BaseModel, monitor: AlignmentMonitor, lora: Lora) -> list[StepC
     stack = AdapterStack([lora], base.sites, dtype=model.dtype)
     found = []
     for step in range(NUM_MONITOR_PARTS):
-        segments = monitor.segments(step, adapter=0, parent=-1, first=0)
+        segments = monitor.segments(step, adapter=0, parent=-1)
         wanted = [s for s in segments if s.num_targets]
         targets = torch.tensor([t for s in wanted for t in s.targets])
         loss = cross_entropy(targets, torch.ones(len(targets)))

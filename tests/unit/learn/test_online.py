@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cambium.core.errors import DataError
 from cambium.core.evidence import StepCheck
-from cambium.learn import online
+from cambium.learn import online, passes
 from cambium.learn.examples import Window
 from cambium.learn.online import (
     LearnConfig,
@@ -157,7 +155,7 @@ def test_passes_add_up_to_one_gradient(llama: BaseModel, monkeypatch: pytest.Mon
     mixed = [*windows(3, 40), *windows(3, 17, seed=1), Window(tokens=tuple(range(12, 42)), learn_from=20)]  # fmt: skip  # noqa: E501
     found = []
     for budget in (32, 4096):
-        monkeypatch.setattr(online, "PASS_TOKENS", budget)
+        monkeypatch.setattr(passes, "PASS_TOKENS", budget)
         lesson = Lesson(learner=Learner(lora=fresh(llama)), windows=mixed)
         group = online.LessonGroup(TrainingModel(llama, torch.float32), [lesson])
         group.take_step()
@@ -174,10 +172,10 @@ class Watching:
         self.last = last
         self.seen: list[tuple[int, float]] = []
 
-    def segments(self, step: int, *, adapter: int, parent: int, first: int) -> list[Segment]:
+    def segments(self, step: int, *, adapter: int, parent: int) -> list[Segment]:
         prompt = Segment(adapter=adapter, parent=parent, tokens=[20, 21], targets=[IGNORED] * 2)
         one, two = (
-            Segment(adapter=adapter, parent=parent, tokens=[22, t], targets=[t, 30], after=first)
+            Segment(adapter=adapter, parent=parent, tokens=[22, t], targets=[t, 30], after=0)
             for t in (23, 24)
         )
         return [prompt, one, two]
@@ -210,41 +208,6 @@ def test_steps_and_windows_are_needed(llama: BaseModel, steps: int) -> None:
         learn(llama, learner, windows(), config=LearnConfig(steps=steps))
     with pytest.raises(DataError, match="teach nothing"):
         learn(llama, learner, [], config=LearnConfig())
-
-
-@given(
-    lengths=st.lists(st.integers(2, 129), min_size=1, max_size=40),
-    steps=st.integers(1, 8),
-    per_step=st.integers(1, 512),
-)
-def test_every_window_is_dealt_to_one_step_of_the_call(
-    lengths: list[int], steps: int, per_step: int
-) -> None:
-    fed = [
-        Window(tokens=tuple(range(1000 * i, 1000 * i + n)), learn_from=1 + i % (n - 1))
-        for i, n in enumerate(lengths)
-    ]
-    dealt = online.deal(fed, LearnConfig(steps=steps, tokens_per_step=per_step))
-    assert 1 <= len(dealt) <= steps
-    key = lambda w: w.tokens  # noqa: E731
-    assert sorted((w for step in dealt for w in step), key=key) == sorted(fed, key=key)
-
-
-@given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=30), budget=st.integers(1, 200))
-def test_passes_hold_every_segment_and_keep_prompts_with_what_follows(
-    lengths: list[int], budget: int
-) -> None:
-    segments = [
-        Segment(adapter=0, tokens=[5] * n, targets=[5] * n, after=i - 1 if i % 3 == 1 else None)
-        for i, n in enumerate(lengths)
-    ]
-    runs = online.in_passes(segments, budget)
-    assert [i for run in runs for i in range(run.start, run.stop)] == list(range(len(lengths)))
-    for run in runs:
-        based = online.rebased(segments[run], run.start)
-        assert all(s.after is None or 0 <= s.after < i for i, s in enumerate(based))
-        heads = [s for s in based if s.after is None]
-        assert sum(len(s.tokens) for s in heads) <= budget or len(heads) == 1
 
 
 def test_what_is_learned_is_what_is_served(llama: BaseModel, make_lora: Any) -> None:
