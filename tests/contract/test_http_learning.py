@@ -8,6 +8,7 @@ import pytest
 from tests.serving import FACTS, HARBOUR, Clock, People, Server, served, small_config, tiny_base
 
 from cambium.core.canonical import is_digest
+from cambium.learn.objectives.trust_region import TrustRegion
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,67 @@ def test_every_shape_of_example_teaches(server: Server) -> None:
     ]
     taught = server.post("/learn/step", adapter_id="shapes", examples=examples, steps=1)
     assert taught["digest_after"] != taught["digest_before"]
+
+
+PAIRS = [
+    {"prompt": "The ring of year 3 is", "chosen": " wide.", "rejected": " gone and forgotten."},
+    {"prompt": "Trees", "chosen": " grow.", "rejected": " swim."},
+]
+
+
+@pytest.mark.parametrize("loss", ["task", "entropy", "prompt", "masked", "passage", "preference"])
+def test_every_loss_teaches_and_can_be_replayed(server: Server, loss: str) -> None:
+    name = f"by-{loss}"
+    server.create(name)
+    examples = PAIRS if loss == "preference" else [{"text": t} for t in FACTS[:3]]
+    for number in range(2):
+        body = {"adapter_id": name, "examples": examples, "loss": loss, "steps": 2,
+                "lr": 5e-3, "consent": True}  # fmt: skip
+        taught = server.post("/learn/step", **body)
+        assert taught["digest_after"] != taught["digest_before"], number
+        assert taught["monitors"]["trust_region"]["ok"] is True
+        if loss != "entropy":  # it is also held back
+            assert taught["loss_after"] < taught["loss_before"]
+    again = server.post(f"/adapters/{name}/replay")
+    assert again["ok"] is True and len(again["calls"]) == 2
+    last = again["calls"][-1]
+    assert last["digest"] == last["replayed"] == taught["digest_after"] and last["same_machine"]
+
+
+def test_an_adapter_that_left_its_trust_region_changes_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What leaves the region is tested on the bundled base, which has something to lose.
+    server.create("runaway")
+    base = server.answer("base")
+    server.teach("runaway", FACTS[:2], steps=2)
+    assert server.answer("runaway") != base
+    monkeypatch.setattr(TrustRegion, "is_left", True)
+    taught = server.post("/learn/step", adapter_id="runaway", loss="entropy",
+                         examples=[{"text": "so so so so so so"}])  # fmt: skip
+    assert taught["monitors"]["trust_region"]["ok"] is False
+    assert taught["state"] == "ephemeral" and taught["steps"] == 0
+    assert server.answer("runaway") == base
+
+
+def test_what_was_learned_without_consent_cannot_be_replayed(server: Server) -> None:
+    server.create("unsaid")
+    server.teach("unsaid", FACTS[:2], steps=1)
+    assert server.post("/adapters/unsaid/replay")["ok"] is True
+    server.teach("unsaid", FACTS[2:4], steps=1, consent=None)
+    refused = server.http.post("/adapters/unsaid/replay")
+    assert (refused.status_code, refused.json()["code"]) == (409, "consent_missing")
+    assert server.http.post("/adapters/nobody/replay").status_code == 404
+
+
+def test_a_replay_that_comes_out_otherwise_says_so(server: Server) -> None:
+    server.create("forged")
+    server.teach("forged", FACTS[:2], steps=1)
+    with server.runtime.state.transaction() as tx:
+        tx._connection.exec_driver_sql(
+            "UPDATE learn_steps SET digest_after = 'sha256:0' WHERE adapter = 'forged'"
+        )
+    assert server.post("/adapters/forged/replay")["ok"] is False
 
 
 def test_a_long_example_is_windowed(server: Server) -> None:

@@ -33,7 +33,7 @@ _GROUPS = {
         review.revisions,
         review.rollback,
     ),
-    "Account": (record.log, record.trace),
+    "Account": (record.log, record.trace, record.replay),
     "Develop": (operate.bench, operate.pretrain),
 }
 

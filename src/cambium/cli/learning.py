@@ -27,7 +27,12 @@ class Lesson:
     source: Annotated[Path, typer.Argument(help=".jsonl, .txt, .md, or a folder of them.")]
     adapter: Annotated[str, typer.Option("--adapter", help="Made when there is none.")]
     domain: Annotated[str | None, typer.Option("--domain", help="Of a new adapter.")] = None
-    loss: Annotated[str, typer.Option("--loss", help="What to minimise: task.")] = "task"
+    loss: Annotated[
+        str,
+        typer.Option(
+            "--loss", help="What to minimise: task, entropy, preference, prompt, masked, passage."
+        ),
+    ] = "task"
     steps: Annotated[int, typer.Option("--steps", min=1, max=8, help="In each call.")] = 8
     lr: Annotated[float | None, typer.Option("--lr", help="Default: the server's own.")] = None
     consent: Annotated[

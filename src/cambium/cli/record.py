@@ -9,12 +9,13 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from cambium.cli.client import Client, connect, segment
+from cambium.cli.client import Client, connect, rows_of, segment
 from cambium.cli.failures import BROKEN, NO, CommandFailed
 from cambium.cli.options import AsJson, State
 from cambium.cli.output import print_json, print_line, print_record, print_rows
 
 Record = TypeVar("Record")
+_REPLAY_COLUMNS = ("call", "steps", "digest", "replayed", "ok")
 
 
 def log(
@@ -50,6 +51,25 @@ def trace(
     with connect(state) as client:
         record = client.get(f"/traces/{segment(request_id)}")
     print_json(record) if as_json else print_record(record)
+
+
+def replay(
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER")],
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Derive an adapter again from the manifests of its updates, and compare digests."""
+    with connect(state) as client:
+        answer = client.post(f"/adapters/{segment(adapter)}/replay", {})
+    calls = rows_of(answer, "calls")
+    print_json(answer) if as_json else print_rows(calls, _REPLAY_COLUMNS)
+    if answer.get("ok") is True:
+        return
+    wrong = next((row for row in calls if not row.get("ok")), {})
+    where = "" if wrong.get("same_machine") else ": it was learned on another machine or version"
+    raise CommandFailed(
+        f"call {wrong.get('call')} of {adapter} comes out otherwise{where}", status=NO
+    )
 
 
 def _pages(client: Client, since: int) -> Iterator[list[dict[str, Any]]]:

@@ -36,6 +36,14 @@ class Example:
         return is_held_for_gates(self.digest)
 
     @property
+    def accepted(self) -> Example:
+        """Returns what of it can be learned as a text: of a pair, the chosen side."""
+        if self.kind != "preference":
+            return self
+        kept = {"prompt": self.content["prompt"], "completion": self.content["chosen"]}
+        return Example(kind="completion", content=kept)
+
+    @property
     def text(self) -> str:
         """Returns all of its text, for the router's embedding."""
         if self.kind == "messages":
@@ -110,7 +118,7 @@ def encode_example(
     if (example.kind == "preference") != (loss == "preference"):
         raise DataError(
             "the preference loss needs pairs, and no other loss can use them",
-            mend="send {prompt, chosen, rejected} with loss 'preference'",
+            mend="send {prompt, chosen, rejected} with loss 'preference', else a completion",
         )
     if example.kind == "preference":
         return [_encode_pair(tokenizer, content, context)]

@@ -23,16 +23,50 @@ from cambium.learn.importance import Importances
 from cambium.learn.objectives import OBJECTIVES, ewc
 from cambium.learn.objectives.objective import Objective, ObjectiveConfig, Place
 from cambium.learn.passes import Ask, deal, nothing, run_asks, stack_parents
-from cambium.learn.rehearsal import Rehearsal
 from cambium.models.adapter_stack import AdapterStack, StackAdamW
 from cambium.models.chunked_head import HeadLoss, cross_entropy
-from cambium.models.lora import Lora
+from cambium.models.lora import Lora, concatenated
 from cambium.models.packing import Pack, Segment, targets_of
 from cambium.models.training_model import TrainingModel
 
 MAX_STEPS = 8
-# A pass's segments as (adapter, parent, tokens, targets, after): all that its shape depends on.
+# A segment as (adapter, parent, tokens, targets, after): all that a pass's shape depends on.
 Shape = tuple[int, int, int, int, int | None]
+
+
+class Rehearses(Protocol):
+    """Old texts beside the new, as `Rehearsal` gives them."""
+
+    def prepare(self, step: int, place: Place) -> Ask | None:
+        """Returns what has to be known before `ask`, if anything."""
+        ...
+
+    def ask(self, step: int, place: Place) -> Ask | None:
+        """Returns the step's old texts and their loss, if there are any."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """The stacks of a group, as far as one lesson's numbers depend on them.
+
+    Args:
+        row, rows: the lesson's own row of how many.
+        rank, paths: of the stack.
+        nobody: the row that answers for the lesson's teacher.
+        parent, parents: the parent's index of how many; -1 of 0 where no lesson has one.
+        parents_rank, parents_paths: of the parents' stack.
+    """
+
+    row: int
+    rows: int
+    rank: int
+    paths: tuple[str, ...]
+    nobody: int
+    parent: int
+    parents: int
+    parents_rank: int
+    parents_paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +144,7 @@ class Lesson:
     config: LearnConfig = field(default_factory=LearnConfig)
     monitor: StepMonitor | None = None
     first_step: int = 0
-    rehearsal: Rehearsal | None = None
+    rehearsal: Rehearses | None = None
     objective: Objective | None = None
 
 
@@ -122,7 +156,7 @@ class LearnResult:
         losses: each step's loss before the step, as its objective reports it.
         loss_before, loss_after: on the first step's windows.
         reset: learning without labels left its trust region; the adapter changes nothing now.
-        row, shapes: where it lay among others, and what ran in each step: see `manifest`.
+        frame, shapes: where it lay among others, and what ran in each step, by phase and row.
     """
 
     lora: Lora
@@ -134,7 +168,7 @@ class LearnResult:
     quarantined: bool = False
     reset: bool = False
     seconds: float = 0.0
-    row: int = 0
+    frame: Frame | None = None
     shapes: tuple[Mapping[str, Mapping[int, tuple[Shape, ...]]], ...] = ()
 
 
@@ -161,11 +195,16 @@ def learn_together(model: TrainingModel, lessons: Sequence[Lesson]) -> list[Lear
 class LessonGroup:
     """Lessons under way together, one step at a time.
 
+    Args:
+        frame: that of a lesson which is replayed; the other rows change nothing then.
+
     Raises:
         DataError: as `learn_together`.
     """
 
-    def __init__(self, model: TrainingModel, lessons: Sequence[Lesson]) -> None:
+    def __init__(
+        self, model: TrainingModel, lessons: Sequence[Lesson], *, frame: Frame | None = None
+    ) -> None:
         for lesson in lessons:
             if not lesson.windows or not 1 <= lesson.config.steps <= MAX_STEPS:
                 raise DataError(
@@ -177,11 +216,15 @@ class LessonGroup:
         self.started = time.monotonic()
         self.step = 0
         self.objectives = [lesson.objective or _objective(lesson) for lesson in lessons]
-        self.parent_of, self.parents = stack_parents(model, [x.learner.parent for x in lessons])
-        # The rows after the lessons' own answer for their teachers and never learn.
         members = [x.learner.lora for x in lessons]
-        self.places = self._places(members)
-        self.stack = AdapterStack(members, model.base.sites, dtype=model.dtype)
+        parents = [x.learner.parent for x in lessons]
+        if frame is None:
+            self.parent_of, self.parents = stack_parents(model, parents)
+            # The rows after the lessons' own answer for their teachers and never learn.
+            self.places = self._places(members)
+            self.stack = AdapterStack(members, model.base.sites, dtype=model.dtype)
+        else:
+            self._rebuild(frame, members, parents[frame.row])
         configs = [x.config for x in lessons] + [LearnConfig()] * (len(members) - len(lessons))
         self.adam = StackAdamW(
             self.stack,
@@ -228,23 +271,23 @@ class LessonGroup:
 
     def results(self) -> list[LearnResult]:
         """Returns what each lesson came to."""
-        seconds = time.monotonic() - self.started
-        return [
-            LearnResult(
-                lora=self.stack.to_lora(g),
-                optimizer=self._save_state(g),
-                losses=tuple(self.losses[g]),
-                loss_before=self.losses[g][0] if self.losses[g] else self.after[g],
-                loss_after=self.after[g],
-                checks=tuple(self.checks[g]),
-                quarantined=any(not check.ok for check in self.checks[g]),
-                reset=self.was_reset[g],
-                seconds=seconds,
-                row=g,
-                shapes=tuple(self.shapes),
-            )
-            for g in range(len(self.lessons))
-        ]
+        return [self.result(g) for g in range(len(self.lessons))]
+
+    def result(self, g: int) -> LearnResult:
+        """Returns what lesson g came to."""
+        return LearnResult(
+            lora=self.stack.to_lora(g),
+            optimizer=self._save_state(g),
+            losses=tuple(self.losses[g]),
+            loss_before=self.losses[g][0] if self.losses[g] else self.after[g],
+            loss_after=self.after[g],
+            checks=tuple(self.checks[g]),
+            quarantined=any(not check.ok for check in self.checks[g]),
+            reset=self.was_reset[g],
+            seconds=time.monotonic() - self.started,
+            frame=self._frame(g),
+            shapes=tuple(self.shapes[: max(1, len(self.losses[g]))]),
+        )
 
     def _places(self, members: list[Lora]) -> list[Place]:
         """Returns where each lesson lies; appends the teachers' rows to `members`."""
@@ -260,6 +303,41 @@ class LessonGroup:
             Place(adapter=g, parent=self.parent_of[g], nobody=teachers.get(g, nobody))
             for g in range(len(self.lessons))
         ]
+
+    def _rebuild(self, frame: Frame, members: list[Lora], parent: tuple[Lora, ...]) -> None:
+        """Makes the stacks of a recorded lesson, everything but its own rows empty."""
+        sites, dtype = self.model.base.sites, self.model.dtype
+        teacher = self.lessons[frame.row].learner.teacher
+        members += [nothing()] * (frame.rows - len(members))
+        if teacher is not None:
+            members[frame.nobody] = teacher
+        self.stack = AdapterStack(members, sites, dtype=dtype, rank=frame.rank, paths=frame.paths)
+        self.parents = None
+        if frame.parents:
+            above = [nothing()] * frame.parents
+            if parent:
+                above[frame.parent] = concatenated(parent)
+            rank, paths = frame.parents_rank, frame.parents_paths
+            self.parents = AdapterStack(above, sites, dtype=dtype, rank=rank, paths=paths)
+        self.parent_of = [frame.parent] * len(self.lessons)
+        self.places = [
+            Place(adapter=g, parent=frame.parent, nobody=frame.nobody)
+            for g in range(len(self.lessons))
+        ]
+
+    def _frame(self, g: int) -> Frame:
+        stack, parents = self.stack, self.parents
+        return Frame(
+            row=g,
+            rows=len(stack.adapters),
+            rank=stack.rank,
+            paths=stack.paths,
+            nobody=self.places[g].nobody,
+            parent=self.parent_of[g],
+            parents=len(parents.adapters) if parents else 0,
+            parents_rank=parents.rank if parents else 0,
+            parents_paths=parents.paths if parents else (),
+        )
 
     def _active(self) -> list[int]:
         return [

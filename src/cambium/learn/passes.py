@@ -82,7 +82,10 @@ def window_segment(window: Window, *, adapter: int, parent: int) -> Segment:
 def stack_parents(
     model: TrainingModel, parents: Sequence[tuple[Lora, ...]]
 ) -> tuple[list[int], AdapterStack | None]:
-    """Returns the distinct parents as one frozen stack, its last empty, and each one's index."""
+    """Returns the distinct parents as one frozen stack, its last empty, and each one's index.
+
+    Without a parent the index is -1, and without any parent there is no stack.
+    """
     distinct = {tuple(map(id, parent)): parent for parent in parents if parent}
     order = {key: i for i, key in enumerate(distinct)}
     indices = [order.get(tuple(map(id, parent)), -1) for parent in parents]

@@ -35,15 +35,22 @@ class AdapterStack:
     Args:
         sites: the base's modules by path.
         dtype: of the copies that passes compute with.
+        rank, paths: at least this rank and these modules, so that a recorded shape comes back.
     """
 
     def __init__(
-        self, adapters: Sequence[Lora], sites: Mapping[str, LinearSite], *, dtype: torch.dtype
+        self,
+        adapters: Sequence[Lora],
+        sites: Mapping[str, LinearSite],
+        *,
+        dtype: torch.dtype,
+        rank: int = 1,
+        paths: Sequence[str] = (),
     ) -> None:
         self.adapters = list(adapters)
-        self.rank = stack_rank(max(lora.config.r for lora in adapters))
+        self.rank = stack_rank(max(rank, *(lora.config.r for lora in adapters)))
         self._places: dict[str, _Place] = {}
-        paths = sorted({path for lora in adapters for path in lora.a})
+        paths = sorted({*paths, *(path for lora in adapters for path in lora.a)})
         size = 0
         for path in paths:
             site = sites[path]

@@ -148,7 +148,7 @@ def from_bytes(data: AdapterBytes, sites: Mapping[str, LinearSite]) -> Lora:
         DataError: not plain PEFT LoRA, other modules than it declares or the base has, other
             shapes, or numbers that are not finite.
     """
-    config = _read_config(data.config)
+    config = read_config(data.config)
     try:
         tensors = load(data.weights)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
@@ -209,7 +209,12 @@ def _check_weight(key: str, tensor: Tensor, shape: tuple[int, int]) -> None:
         raise DataError(f"{key} holds numbers that are not finite", mend="train it again")
 
 
-def _read_config(data: bytes) -> LoraConfig:
+def read_config(data: bytes) -> LoraConfig:
+    """Returns what `adapter_config.json` says of a plain LoRA.
+
+    Raises:
+        DataError: it is not JSON, not of a LoRA, or of one that computes something else.
+    """
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -16,6 +16,7 @@ from cambium.core.errors import (
 )
 from cambium.core.nouns import ADAPTER_NAME, RESERVED_NAMES
 from cambium.learn.examples import Example
+from cambium.learn.objectives import OBJECTIVES
 from cambium.learn.online import LearnResult
 from cambium.models.lora import LoraConfig, delta_norms
 from cambium.trust.policy import LearningBudget
@@ -55,8 +56,10 @@ def check_call(call: LearnCall, bounds: LearningBudget) -> None:
     Raises:
         DataError, TooLarge, LossUnavailable: says which bound.
     """
-    if call.loss != "task":
-        raise LossUnavailable(f"loss {call.loss[:40]!r} is not offered", mend="use loss 'task'")
+    if call.loss not in OBJECTIVES:
+        raise LossUnavailable(
+            f"loss {call.loss[:40]!r} is not offered", mend=f"use one of {', '.join(OBJECTIVES)}"
+        )
     if not 1 <= call.steps <= bounds.max_steps_per_call:
         raise DataError(f"steps {_short(call.steps)} is outside 1..{bounds.max_steps_per_call}",
                         mend="send 1 to 8 steps")  # fmt: skip

@@ -118,7 +118,9 @@ class Consolidator:
             inputs.config, base.targets(inputs.config), seed=inputs.seed
         )  # fmt: skip
         windows = [
-            w for e in inputs.trained for w in encode_example(base.tokenizer, e, base.context)
+            w
+            for e in inputs.trained
+            for w in encode_example(base.tokenizer, e.accepted, base.context)
         ]
         replay = [Window(tokens=t) for t in anchors[: self.num_replay]]
         taught = with_teacher(base, replay, parent, config=self.config)
@@ -187,7 +189,7 @@ class Consolidator:
 
     def _scored(self, example: Example) -> list[ScoredText]:
         base = self.engine.base
-        windows = encode_example(base.tokenizer, example, base.context)
+        windows = encode_example(base.tokenizer, example.accepted, base.context)
         pairs = tuple((w.tokens, w.learn_from) for w in windows)
         return [ScoredText(digest=example.digest, windows=pairs)]
 
@@ -196,7 +198,7 @@ class Consolidator:
         tokenizer = self.engine.base.tokenizer
         outside = [tokenizer.decode(t, skip_special_tokens=True) for t in anchors]
         sides = []
-        for texts in ([e.text for e in inputs.trained], outside):
+        for texts in ([e.accepted.text for e in inputs.trained], outside):
             cut = [p for text in texts for p in pieces(text, config)]
             step = max(1, len(cut) // config.max_pieces)
             sides.append(self.embed(cut[::step][: config.max_pieces] or [" "]))

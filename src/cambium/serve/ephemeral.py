@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,8 +18,10 @@ from cambium.core.errors import (
 )
 from cambium.core.nouns import AdapterState
 from cambium.evals.alignment_pairs import AlignmentMonitor
-from cambium.learn.examples import encode_example
+from cambium.learn.examples import Example, Window, encode_example
+from cambium.learn.manifest import manifest
 from cambium.learn.online import LearnConfig, Learner, LearnResult, Lesson
+from cambium.models.base import BaseModel
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.training_model import TrainingModel
 from cambium.serve.bank import Bank, stored_bytes
@@ -31,6 +33,14 @@ from cambium.serve.store.transaction import Transaction
 from cambium.trust.policy import LearningBudget
 
 TENANT = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """Steps that were taken, and what derives them again."""
+
+    result: LearnResult
+    manifest: dict[str, object]
 
 
 @dataclass(kw_only=True)
@@ -91,7 +101,7 @@ class EphemeralAdapters:
         """
         check_adapter(name, config, ttl_s=ttl_s, bounds=self.bounds)
         sites = self.base.targets(config)
-        lora = fresh_lora(config, sites, seed=int.from_bytes(name.encode()[:6], "big"))
+        lora = fresh_lora(config, sites, seed=fresh_seed(name))
         bank = self._bank()
         now = self._now_ms()
         record = AdapterRecord(
@@ -140,9 +150,9 @@ class EphemeralAdapters:
                     f"{self.bounds.max_total_steps_per_adapter} steps",
                     mend="propose it, or start another",
                 )
-            result = self._take_steps(live, call)
-            check_result(name, result, weight_norms=self._weight_norms, bounds=self.bounds)
-            return before, self._persist(live, call, result), result
+            taken = self._take_steps(live, call)
+            check_result(name, taken.result, weight_norms=self._weight_norms, bounds=self.bounds)
+            return before, self._persist(live, call, taken), taken.result
 
     def get_live(self, name: str) -> LiveAdapter:
         """Returns a live adapter, loading it from the state if it is not in memory.
@@ -165,7 +175,7 @@ class EphemeralAdapters:
                 )
             if name not in self._live:
                 lora = from_bytes(stored_bytes(self._state, record), self.base.sites)
-                parent = self._parent_of(record)
+                parent = self.parent_of(record)
                 self._live[name] = LiveAdapter(record=record, lora=lora, parent=parent)
             return self._live[name]
 
@@ -253,16 +263,14 @@ class EphemeralAdapters:
                 mend="delete one or wait for one to expire",
             )
 
-    def _take_steps(self, live: LiveAdapter, call: LearnCall) -> LearnResult:
+    def _take_steps(self, live: LiveAdapter, call: LearnCall) -> Taken:
         """Returns the taught adapter; the live one answers as before until it is persisted."""
-        base, record = self.base, live.record
-        windows = [
-            w for e in call.examples for w in encode_example(base.tokenizer, e, base.context)
-        ]
+        record = live.record
+        windows = windows_of(self.base, call.examples, loss=call.loss)
         if live.monitor is None:
             margin = self.bounds.monitor_margin_nats
             live.monitor = AlignmentMonitor(self.model, live.parent, margin=margin)
-        config = LearnConfig(steps=call.steps, seed=record.steps)
+        config = LearnConfig(steps=call.steps, seed=record.steps, loss=call.loss)
         if call.lr is not None:
             config = replace(config, lr=call.lr)
         blob = record.optimizer_blob
@@ -278,9 +286,12 @@ class EphemeralAdapters:
             monitor=live.monitor,
             first_step=record.steps,
         )
-        return self._queue.learn(lesson, tenant=record.tenant)
+        result = self._queue.learn(lesson, tenant=record.tenant)
+        digests = [example.digest for example in call.examples]
+        return Taken(result=result, manifest=manifest(self.model, lesson, result, examples=digests))
 
-    def _parent_of(self, record: AdapterRecord) -> tuple[Lora, ...]:
+    def parent_of(self, record: AdapterRecord) -> tuple[Lora, ...]:
+        """Returns the adapter of the revision that this one was started from, if it has one."""
         with self._state.read() as tx:
             manifest: dict[str, Any] = tx.get_revision(record.parent_revision).manifest
             entry = manifest["bank"].get(record.domain)
@@ -296,8 +307,8 @@ class EphemeralAdapters:
             record, digest=data.digest, config_json=data.config.decode(), weights_blob=weights
         )
 
-    def _persist(self, live: LiveAdapter, call: LearnCall, result: LearnResult) -> AdapterRecord:
-        now, before = self._now_ms(), live.record
+    def _persist(self, live: LiveAdapter, call: LearnCall, taken: Taken) -> AdapterRecord:
+        now, before, result = self._now_ms(), live.record, taken.result
         monitors = _monitors(result)
         after = replace(
             self._store_weights(before, result.lora),
@@ -314,7 +325,7 @@ class EphemeralAdapters:
                     raise AdapterExpired(f"adapter {before.name!r} ended while it learned",
                                          mend="create another")  # fmt: skip
                 tx.put_adapter(after)
-                tx.add_learn_step(_learn_record(before, after, call, result, at=now))
+                tx.add_learn_step(_learn_record(before, after, call, taken, at=now))
                 for example in kept:
                     tx.add_example(example)
                 kind = "adapter.quarantined" if result.quarantined else "adapter.learned"
@@ -346,6 +357,21 @@ class EphemeralAdapters:
         ]
 
 
+def fresh_seed(name: str) -> int:
+    """Returns what a new adapter's random half is drawn from."""
+    return int.from_bytes(name.encode()[:6], "big")
+
+
+def windows_of(base: BaseModel, examples: Sequence[Example], *, loss: str) -> list[Window]:
+    """Returns what a call's examples are to the learner.
+
+    Raises:
+        DataError: an example that the loss cannot use.
+    """
+    found = (encode_example(base.tokenizer, e, base.context, loss=loss) for e in examples)
+    return [window for windows in found for window in windows]
+
+
 def _ended(record: AdapterRecord) -> AdapterRecord:
     quarantined = record.state is AdapterState.QUARANTINED
     state = AdapterState.QUARANTINED if quarantined else AdapterState.EXPIRED
@@ -355,20 +381,21 @@ def _ended(record: AdapterRecord) -> AdapterRecord:
 def _monitors(result: LearnResult) -> dict[str, object]:
     alignment = {
         "ok": not result.quarantined,
-        "margin": result.checks[-1].margin,
+        "margin": result.checks[-1].margin if result.checks else None,
         "shifts": [round(check.shift, 6) for check in result.checks],
     }
-    return {"alignment": alignment}
+    return {"alignment": alignment, "trust_region": {"ok": not result.reset}}
 
 
 def _learn_record(
     before: AdapterRecord,
     after: AdapterRecord,
     call: LearnCall,
-    result: LearnResult,
+    taken: Taken,
     *,
     at: int,
 ) -> LearnRecord:
+    result = taken.result
     return LearnRecord(
         adapter=after.name,
         at=at,
@@ -380,4 +407,5 @@ def _learn_record(
         consent=call.consent,
         source=call.source,
         monitors=_monitors(result),
+        manifest=taken.manifest,
     )

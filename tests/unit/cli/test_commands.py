@@ -31,6 +31,7 @@ FROZEN = {
     "merge": ["--json", "--state", "PROPOSAL"],
     "rollback": ["--json", "--key", "--state", "KEY", "REVISION"],
     "log": ["--json", "--since", "--state", "--verify"],
+    "replay": ["--json", "--state", "ADAPTER"],
     "trace": ["--json", "--state", "REQUEST_ID"],
     "bench": ["--json", "NAME"],
     "pretrain": ["--out", "RECIPE"],

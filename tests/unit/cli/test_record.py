@@ -106,3 +106,13 @@ def test_a_trace_is_shown(cambium, stage) -> None:
     assert all(word in out for word in ("r1", "a@x", "0.5"))
     assert cambium("trace", "r1", "--json").json == trace
     assert cambium("trace", "unknown").status == 2
+
+
+def test_a_replay_shows_its_calls_and_says_no(cambium, stage) -> None:
+    call = {"call": 1, "steps": 8, "digest": "a", "replayed": "a", "ok": True, "same_machine": True}
+    stage.answers["POST /adapters/notes/replay"] = (200, {"ok": True, "calls": [call]})
+    assert cambium("replay", "notes").status == 0
+    call |= {"replayed": "b", "ok": False}
+    stage.answers["POST /adapters/notes/replay"] = (200, {"ok": False, "calls": [call]})
+    out = cambium("replay", "notes")
+    assert out.status == 1 and "call 1 of notes comes out otherwise" in out.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
@@ -15,6 +16,7 @@ from cambium.models.lora import ALL_LINEAR, LoraConfig
 from cambium.serve.api.bodies import Body
 from cambium.serve.bounds import LearnCall, check_domain
 from cambium.serve.ephemeral import EphemeralAdapters
+from cambium.serve.replaying import replay_adapter
 from cambium.serve.runtime import Runtime
 from cambium.serve.store.records import AdapterRecord
 
@@ -71,6 +73,10 @@ def router(runtime: Runtime) -> APIRouter:
     async def learn_step(body: LearnBody) -> dict[str, Any]:
         return await asyncio.to_thread(_learn, adapters, body)
 
+    @routes.post("/adapters/{name}/replay")
+    async def replay_learning(name: str) -> dict[str, Any]:
+        return await asyncio.to_thread(_replay, runtime, name)
+
     @routes.get("/adapters")
     async def list_adapters() -> dict[str, Any]:
         return {"adapters": [adapter_view(a) for a in await asyncio.to_thread(adapters.list)]}
@@ -126,6 +132,15 @@ def _get(runtime: Runtime, model: str) -> dict[str, Any]:
     if found is None:
         raise AdapterNotFound(f"no kept version is {model[:160]!r}", mend="see GET /adapters/NAME")
     return {**view, **found, "expires_at": None}
+
+
+def _replay(runtime: Runtime, name: str) -> dict[str, Any]:
+    calls = replay_adapter(runtime.adapters, runtime.state, name)
+    return {
+        "adapter_id": name,
+        "ok": all(call.ok for call in calls),
+        "calls": [{**asdict(call), "ok": call.ok} for call in calls],
+    }
 
 
 def _create(runtime: Runtime, body: CreateBody) -> AdapterRecord:

@@ -64,6 +64,7 @@ class LearnRecord:
         losses: mean loss of each step, nats per token.
         num_examples: examples given; the examples themselves are rows only with consent.
         consent: what was consented to; None without consent.
+        manifest: what derives the update again; empty for calls from before there were any.
         id: given by the store.
     """
 
@@ -77,6 +78,7 @@ class LearnRecord:
     consent: str | None
     source: str | None
     monitors: dict[str, object] = field(default_factory=_nothing)
+    manifest: dict[str, object] = field(default_factory=_nothing)
     id: int | None = None
 
 

@@ -142,6 +142,7 @@ class LearnStep(Table):
     consent: Mapped[str | None]
     source: Mapped[str | None]
     monitors: Mapped[Object]
+    manifest: Mapped[Object] = mapped_column(server_default="{}")
 
 
 class Example(Table):

@@ -1,0 +1,197 @@
+"""A stream of text domains into one adapter, one after the other, with routing off.
+
+The hardest setting for forgetting: every domain must fit into the same few weights, and nothing
+tells the model which domain a text is from. In service each domain has its own place in the bank.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from cambium.core.canonical import digest_json
+from cambium.learn.examples import Window, cut_windows
+from cambium.learn.online import LearnConfig, Learner, LearnResult, Lesson, learn
+from cambium.learn.rehearsal import Rehearsal
+from cambium.learn.replay_buffer import BufferConfig, ReplayBuffer, ReplayRow
+from cambium.models.base import BaseModel
+from cambium.models.chat import encode_document
+from cambium.models.lora import Lora, LoraConfig, fresh_lora
+from cambium.models.scoring import score
+from cambium.models.training_model import TrainingModel
+from cambium.recipes.data import read_lines
+
+DOMAINS = ("law", "recipes", "chess", "medicine", "dialogue", "finance", "french")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextStreamConfig:
+    """The stream and what protects the old.
+
+    Args:
+        calls: calls to learn for each domain, of eight steps each.
+        windows_per_step: new windows of `window` tokens in a step; as many old ones with replay.
+        distill_weight: of the divergence from the adapter as it was before the domain.
+        decay: the rate falls from call to call within a domain, as in consolidation.
+        replay: 0 is off; otherwise the weight of the loss of learning old windows again.
+    """
+
+    domains: tuple[str, ...] = DOMAINS
+    seed: int = 0
+    calls: int = 6
+    windows_per_step: int = 12
+    window: int = 128
+    num_held: int = 48
+    lr: float = 1e-3
+    r: int = 16
+    replay: float = 1.0
+    distill_weight: float = 1.0
+    ewc_strength: float = 0.0
+    si_strength: float = 0.0
+    decay: bool = True
+    buffer: BufferConfig = field(default_factory=lambda: BufferConfig(max_tokens=200_000))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextStreamResult:
+    """Held-out losses in nats per token.
+
+    Args:
+        losses: row k is after domain k was learned, column j the loss of domain j; row 0 is the
+            untouched base.
+    """
+
+    domains: tuple[str, ...]
+    losses: list[list[float]]
+
+    def rise_percent(self) -> float:
+        """Returns how far the domains' losses at the end lie above those just after learning.
+
+        The mean over all domains but the last, in percent of each domain's loss just after it
+        was learned; negative where later domains helped.
+        """
+        last = self.losses[-1]
+        own = [(last[j], self.losses[j + 1][j]) for j in range(len(self.domains) - 1)]
+        return 100 * sum(end / then - 1 for end, then in own) / len(own)
+
+    def gain_percent(self) -> float:
+        """Returns how far losses fell from the base's just after learning, on average."""
+        first = self.losses[0]
+        own = [(first[j], self.losses[j + 1][j]) for j in range(len(self.domains))]
+        return 100 * sum(1 - then / base for base, then in own) / len(own)
+
+
+def run(
+    model: TrainingModel, config: TextStreamConfig, say: Callable[[str], None]
+) -> TextStreamResult:
+    """Learns the domains in order and measures all of them after each."""
+    base = model.base
+    texts = {name: _windows(base, name, config) for name in config.domains}
+    held = {name: both[1] for name, both in texts.items()}
+    losses = [_losses(base, held, ())]
+    learner = Learner(lora=fresh_lora(LoraConfig(r=config.r, lora_alpha=2 * config.r),
+                                      base.sites, seed=config.seed))  # fmt: skip
+    buffer = ReplayBuffer(config=replace(config.buffer, seed=config.seed))
+    kept: dict[str, Window] = {}
+    for k, name in enumerate(config.domains):
+        learner = replace(learner, teacher=learner.lora if k else None)
+        for call in range(config.calls):
+            size = 8 * config.windows_per_step
+            new = texts[name][0][call * size : (call + 1) * size]
+            rehearsal = _rehearsal(buffer, kept, config=config, seed=100 * k + call)
+            done = _learn(model, learner, new, config=config, rehearsal=rehearsal, call=call)
+            learner = replace(learner, lora=done.lora, optimizer=done.optimizer)
+            loss = sum(done.losses) / len(done.losses)
+            for window in new:
+                row = _row(window, name, loss)
+                if buffer.admit(row):
+                    kept[row.key] = window
+        losses.append(_losses(base, held, (learner.lora,)))
+        say(f"{name}: " + " ".join(f"{x:.3f}" for x in losses[-1]))
+    return TextStreamResult(domains=config.domains, losses=losses)
+
+
+def _learn(
+    model: TrainingModel,
+    learner: Learner,
+    new: Sequence[Window],
+    *,
+    config: TextStreamConfig,
+    rehearsal: Rehearsal | None,
+    call: int,
+) -> LearnResult:
+    left = (1 + math.cos(math.pi * call / config.calls)) / 2 if config.decay else 1.0
+    lesson = Lesson(
+        learner=learner,
+        windows=new,
+        config=LearnConfig(
+            lr=config.lr * max(left, 0.05),
+            tokens_per_step=config.windows_per_step * (config.window + 1),
+            ewc_strength=config.ewc_strength,
+            si_strength=config.si_strength,
+            ends_task=call + 1 == config.calls,
+        ),
+        rehearsal=rehearsal,
+    )
+    return learn(model, lesson)
+
+
+def _rehearsal(
+    buffer: ReplayBuffer, kept: dict[str, Window], *, config: TextStreamConfig, seed: int
+) -> Rehearsal | None:
+    if not buffer.rows or not (config.replay or config.distill_weight):
+        return None
+    drawn = buffer.draw(8 * config.windows_per_step, seed=seed)
+    per_step = config.windows_per_step
+    return Rehearsal(
+        steps=[
+            [(kept[row.key], weight) for row, weight in drawn[at : at + per_step]]
+            for at in range(0, len(drawn), per_step)
+        ],
+        task_weight=config.replay,
+        distill_weight=config.distill_weight,
+    )
+
+
+def _row(window: Window, source: str, loss: float) -> ReplayRow:
+    key = digest_json(list(window.tokens))
+    return ReplayRow(
+        key=key,
+        pointer=key,
+        source=source,
+        consent="public text",
+        num_tokens=len(window.tokens),
+        loss=loss,
+    )
+
+
+def _windows(
+    base: BaseModel, name: str, config: TextStreamConfig
+) -> tuple[list[Window], list[Window]]:
+    """Returns windows to learn and windows of other documents to measure."""
+    documents = [line["text"] for line in read_lines(f"text/domain_{name}.jsonl.gz")]
+    random.Random(f"{config.seed} {name}").shuffle(documents)
+    wanted = 8 * config.calls * config.windows_per_step
+    sides: list[list[Window]] = [[], []]
+    for i, document in enumerate(documents):
+        side = sides[1 if i % 5 == 0 else 0]
+        if len(side) < (config.num_held if i % 5 == 0 else wanted):
+            # Few windows of one document, so that a long one does not stand for its domain.
+            tokens = encode_document(base.tokenizer, document)
+            side += cut_windows(tokens, 1, config.window)[:4]
+    return sides[0][:wanted], sides[1][: config.num_held]
+
+
+def _losses(
+    base: BaseModel, held: dict[str, list[Window]], adapters: tuple[Lora, ...]
+) -> list[float]:
+    found = []
+    with torch.no_grad():
+        for windows in held.values():
+            scores = score(base, [w.tokens for w in windows], adapters=adapters)
+            found.append(-sum(float(s.sum()) for s in scores) / sum(len(s) for s in scores))
+    return found

@@ -1,0 +1,95 @@
+"""`replay`: derives an ephemeral adapter once more from the manifests of all it learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cambium.core.errors import AdapterExpired, ConsentMissing, DataError
+from cambium.learn.examples import Example, parse_example
+from cambium.learn.manifest import machine, replay
+from cambium.learn.online import Learner
+from cambium.models.lora import fresh_lora, read_config, to_bytes
+from cambium.serve.ephemeral import EphemeralAdapters, fresh_seed, windows_of
+from cambium.serve.store.records import AdapterRecord, LearnRecord
+from cambium.serve.store.state import State
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayedCall:
+    """One call to learn, as it was recorded and as it came out now."""
+
+    call: int
+    steps: int
+    digest: str
+    replayed: str
+    same_machine: bool
+
+    @property
+    def ok(self) -> bool:
+        """Returns whether the digests agree."""
+        return self.digest == self.replayed
+
+
+def replay_adapter(adapters: EphemeralAdapters, state: State, name: str) -> list[ReplayedCall]:
+    """Returns every call of the adapter's life, taken again from its fresh start.
+
+    Serving, learning and the adapter itself are not touched.
+
+    Raises:
+        AdapterNotFound: no adapter has this name.
+        AdapterExpired: its texts and weights are gone.
+        ConsentMissing: some call was without consent, so its texts were never kept.
+        DataError: a call from before there were manifests.
+    """
+    record = adapters.get(name)
+    if record.weights_blob is None:
+        raise AdapterExpired(f"adapter {name!r} is gone, and its texts with it",
+                             mend="replay an adapter that is alive")  # fmt: skip
+    with state.read() as tx:
+        calls = tx.list_learn_steps(name)
+        kept = {row.digest: row.blob for row in tx.list_examples(name)}
+    learner = _start(adapters, record)
+    done = []
+    for number, call in enumerate(calls, 1):
+        examples = [_example(state, kept, digest, number) for digest in _examples(call, number)]
+        config: Mapping[str, Any] = dict(call.manifest)
+        windows = windows_of(adapters.base, examples, loss=config["config"]["loss"])
+        result = replay(adapters.model, config, learner, windows)
+        data = to_bytes(result.lora, fan_in_fan_out=adapters.base.transposed)
+        learner = Learner(lora=result.lora, parent=learner.parent, optimizer=result.optimizer)
+        done.append(
+            ReplayedCall(
+                call=number,
+                steps=call.steps,
+                digest=call.digest_after,
+                replayed=data.digest,
+                same_machine=config["machine"] == machine(adapters.model),
+            )
+        )
+    return done
+
+
+def _start(adapters: EphemeralAdapters, record: AdapterRecord) -> Learner:
+    config = read_config(record.config_json.encode())
+    sites = adapters.base.targets(config)
+    lora = fresh_lora(config, sites, seed=fresh_seed(record.name))
+    return Learner(lora=lora, parent=adapters.parent_of(record))
+
+
+def _examples(call: LearnRecord, number: int) -> list[str]:
+    found: Any = call.manifest.get("examples")
+    if not isinstance(found, list | tuple):
+        raise DataError(f"call {number} has no manifest", mend="replay what was learned since")
+    return [str(digest) for digest in found]
+
+
+def _example(state: State, kept: Mapping[str, str], digest: str, number: int) -> Example:
+    if digest not in kept:
+        raise ConsentMissing(
+            f"call {number} was learned without consent, so its texts were not kept",
+            mend="give consent when you teach what is to be replayed",
+        )
+    return parse_example(json.loads(state.blobs.get(kept[digest])))

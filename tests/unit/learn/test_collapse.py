@@ -1,0 +1,66 @@
+"""Learning without labels on one thing again and again: it must reset, not collapse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cambium.learn.examples import Example, encode_example
+from cambium.learn.objectives.objective import ObjectiveConfig
+from cambium.learn.online import LearnConfig, Learner, LearnResult, Lesson, learn
+from cambium.models.base import BaseModel
+from cambium.models.lora import LoraConfig, fresh_lora
+from cambium.models.training_model import TrainingModel
+
+ONE_CLASS = "The answer is yes. The answer is yes. The answer is yes. The answer is yes."
+
+
+def stream(
+    base: BaseModel, loss: str, lr: float, *, calls: int, objective: ObjectiveConfig
+) -> list[LearnResult]:
+    """Returns the results up to the first reset."""
+    model = TrainingModel(base)
+    example = Example(kind="text", content={"text": ONE_CLASS})
+    windows = encode_example(base.tokenizer, example, base.context, loss=loss)
+    learner = Learner(lora=fresh_lora(LoraConfig(), base.sites, seed=0))
+    done: list[LearnResult] = []
+    for _ in range(calls):
+        config = LearnConfig(lr=lr, loss=loss, objective=objective)
+        done.append(learn(model, Lesson(learner=learner, windows=windows, config=config)))
+        learner = Learner(lora=done[-1].lora, optimizer=done[-1].optimizer)
+        if done[-1].reset:
+            break
+    return done
+
+
+@pytest.mark.parametrize("loss", ["entropy", "prompt"])
+def test_a_one_class_stream_is_reset(bundled: BaseModel, loss: str) -> None:
+    done = stream(bundled, loss, 5e-3, calls=12, objective=ObjectiveConfig())
+    assert done[-1].reset and not any(r.reset for r in done[:-1])
+    # It changes nothing any more, and remembers nothing of the way.
+    assert all(float(b.abs().max()) == 0 for b in done[-1].lora.b.values())
+    fresh = Learner(lora=done[-1].lora, optimizer=done[-1].optimizer)
+    windows = encode_example(
+        bundled.tokenizer, Example(kind="text", content={"text": ONE_CLASS}), bundled.context
+    )
+    config = LearnConfig(steps=1, lr=1e-9)
+    again = learn(TrainingModel(bundled), Lesson(learner=fresh, windows=windows, config=config))
+    alone = Learner(lora=fresh_lora(LoraConfig(), bundled.sites, seed=5))
+    base = learn(TrainingModel(bundled), Lesson(learner=alone, windows=windows, config=config))
+    assert again.loss_before == base.loss_before
+
+
+def test_without_the_guard_it_collapses(bundled: BaseModel) -> None:
+    """The positive control: the same stream, with nothing to hold it."""
+    free = ObjectiveConfig(
+        max_divergence=1e9, min_entropy_share=0.0, trust_weight=0.0, diversity_weight=0.0
+    )
+    done = stream(bundled, "entropy", 5e-3, calls=4, objective=free)
+    assert not done[-1].reset
+    assert done[-1].loss_after < 0.5 * done[0].loss_before
+
+
+def test_gentle_learning_is_left_alone(bundled: BaseModel) -> None:
+    done = stream(bundled, "entropy", 1e-5, calls=3, objective=ObjectiveConfig())
+    assert not any(r.reset for r in done)
+    assert all(torch.isfinite(torch.tensor(r.losses)).all() for r in done)
