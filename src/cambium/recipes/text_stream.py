@@ -46,7 +46,7 @@ class TextStreamConfig:
     windows_per_step: int = 12
     window: int = 128
     num_held: int = 48
-    lr: float = 1e-3
+    lr: float = 2e-3
     r: int = 16
     replay: float = 1.0
     distill_weight: float = 1.0

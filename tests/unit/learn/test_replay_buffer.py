@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cambium.core.canonical import canonical_json
+from cambium.core.errors import ConsentMissing, DataError
+from cambium.learn.replay_buffer import BufferConfig, ReplayBuffer, ReplayRow
+
+
+def row(key: str, *, source: str = "s", loss: float = 1.0, size: int = 100, novelty: float = 0.0) -> ReplayRow:  # fmt: skip  # noqa: E501
+    return ReplayRow(key=key, pointer=f"blob-{key}", source=source, consent="given",
+                     num_tokens=size, loss=loss, novelty=novelty, embedding=(0.6, 0.8))  # fmt: skip
+
+
+def filled(number: int, config: BufferConfig, *, sources: int = 10, hostile: float = 0.0) -> ReplayBuffer:  # fmt: skip  # noqa: E501
+    """A buffer after `number` rows; a share of them is from one hostile source, of high loss."""
+    buffer = ReplayBuffer(config=config)
+    chance = np.random.default_rng(0)
+    for i in range(number):
+        bad = chance.random() < hostile
+        source = "enemy" if bad else f"source-{i % sources}"
+        buffer.admit(row(f"{source}-{i}", source=source, loss=20.0 if bad else 1 + chance.random()))
+    return buffer
+
+
+def tokens(buffer: ReplayBuffer, **of: object) -> int:
+    return sum(r.num_tokens for r in buffer.rows.values()
+               if all(getattr(r, k) == v for k, v in of.items()))  # fmt: skip
+
+
+def test_without_consent_nothing_comes_in() -> None:
+    buffer = ReplayBuffer()
+    with pytest.raises(ConsentMissing):
+        buffer.admit(ReplayRow(key="k", pointer="p", source="s", consent="", num_tokens=5))
+    assert not buffer.rows and buffer.tried == 0
+
+
+def test_withdrawn_consent_takes_the_row_out() -> None:
+    buffer = filled(40, BufferConfig())
+    assert buffer.forget(lambda r: r.source == "source-3") == 4
+    assert not [r for r in buffer.rows.values() if r.source == "source-3"]
+
+
+def test_weights_undo_the_drawing() -> None:
+    # E_P[w] = 1 at beta = 1, and no weight exceeds 1 / floor.
+    buffer = filled(200, BufferConfig())
+    rows = sorted(buffer.rows.values(), key=lambda r: r.key)
+    shares = buffer.shares(rows)
+    weights = 1 / (len(rows) * shares)
+    assert float(shares.sum()) == pytest.approx(1)
+    assert float((shares * weights).sum()) == pytest.approx(1)
+    assert float(weights.max()) <= 1 / buffer.config.floor
+    drawn = buffer.draw(5000, seed=1)
+    estimate = np.mean([w * r.loss for r, w in drawn])
+    assert estimate == pytest.approx(np.mean([r.loss for r in rows]), rel=0.03)
+
+
+def test_the_surprising_is_drawn_more_often_but_not_alone() -> None:
+    buffer = ReplayBuffer(config=BufferConfig(max_replays=10**9))
+    for i in range(50):
+        buffer.admit(row(f"r{i:02}", source=f"s{i}", loss=3.0 if i < 5 else 1.0))
+    buffer.admit(row("huge", source="h", loss=1e9))
+    drawn = [r.key for r, _ in buffer.draw(20_000, seed=0)]
+    often, seldom = drawn.count("r01"), drawn.count("r30")
+    assert often / seldom == pytest.approx(0.8 * 3**0.6 / 1 + 0.2, rel=0.25)
+    assert drawn.count("huge") < 0.1 * len(drawn)
+    assert set(drawn) == set(buffer.rows)
+
+
+def test_novelty_counts_and_age_fades() -> None:
+    buffer = ReplayBuffer(config=BufferConfig(half_life=10))
+    buffer.admit(row("old", loss=2.0))
+    fresh = buffer.priority(buffer.rows["old"])
+    for i in range(10):
+        buffer.admit(row(f"n{i}"))
+    assert buffer.priority(buffer.rows["old"]) == pytest.approx(fresh / 2)
+    novel = row("a", novelty=0.5)
+    assert buffer.priority(novel) == pytest.approx(1.5 * buffer.priority(row("b")))
+
+
+def test_rows_that_were_drawn_too_often_go() -> None:
+    buffer = ReplayBuffer(config=BufferConfig(max_replays=3))
+    buffer.admit(row("only"))
+    assert len(buffer.draw(5, seed=0)) == 5
+    assert not buffer.rows and buffer.draw(5, seed=0) == []
+
+
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.05, 0.5])
+def test_one_source_cannot_fill_it(share: float) -> None:
+    config = BufferConfig(max_tokens=20_000)
+    held = tokens(filled(3000, config, hostile=share), source="enemy")
+    assert held <= 0.25 * config.max_tokens
+    open_to_all = BufferConfig(max_tokens=20_000, source_share=1.0)
+    free = tokens(filled(3000, open_to_all, hostile=share), source="enemy")
+    # The control: without a quota, loss alone lets a few percent take most of the priority lane.
+    assert free >= held
+    if share >= 0.05:
+        assert free > 2 * 0.25 * config.max_tokens
+
+
+def test_the_reservoir_is_blind_to_priority() -> None:
+    buffer = filled(3000, BufferConfig(max_tokens=20_000, source_share=1.0), hostile=0.2)
+    lane = buffer.reservoir()
+    assert tokens(buffer, in_reservoir=True) <= 5000
+    enemies = sum(r.source == "enemy" for r in lane)
+    # 20 % of what came; three standard deviations of 50 draws.
+    assert len(lane) == 50 and enemies / 50 == pytest.approx(0.2, abs=3 * (0.16 / 50) ** 0.5)
+    others = [r for r in buffer.rows.values() if not r.in_reservoir]
+    assert sum(r.source == "enemy" for r in others) / len(others) > 0.9
+
+
+@given(
+    sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=60),
+    sources=st.integers(1, 4),
+    share=st.floats(0.1, 1.0),
+)
+def test_bounds_hold_whatever_comes(sizes: list[int], sources: int, share: float) -> None:
+    config = BufferConfig(max_tokens=10_000, source_share=share)
+    buffer = ReplayBuffer(config=config)
+    for i, size in enumerate(sizes):
+        before = dict(buffer.rows)
+        came = buffer.admit(row(f"k{i}", source=f"s{i % sources}", size=size, loss=float(i % 7)))
+        assert came == (f"k{i}" in buffer.rows)
+        assert len(buffer.rows) <= len(before) + 1
+    assert tokens(buffer) <= config.max_tokens
+    for s in range(sources):
+        assert tokens(buffer, source=f"s{s}") <= share * config.max_tokens
+    text = canonical_json(buffer.to_json())
+    again = ReplayBuffer.from_json(json.loads(text))
+    assert again == buffer and again.draw(7, seed=3) == buffer.draw(7, seed=3)
+
+
+@pytest.mark.parametrize("size", [0, 9_999, 200_001])
+def test_a_size_outside_the_design_is_refused(size: int) -> None:
+    with pytest.raises(DataError, match="max_tokens"):
+        BufferConfig(max_tokens=size)
+
+
+def test_what_is_no_buffer_is_refused() -> None:
+    good = filled(3, BufferConfig()).to_json()
+    for broken in (
+        {},
+        {**good, "rows": [{}]},
+        {**good, "config": {"a": 1}},
+        {**good, "tried": "x"},
+    ):
+        with pytest.raises(DataError):
+            ReplayBuffer.from_json(broken)
