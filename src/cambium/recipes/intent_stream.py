@@ -5,6 +5,7 @@ Lower layers are frozen, so what they say of each text is computed once.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,20 +24,23 @@ class IntentEncoder:
     """MiniLM with LoRA on the projections of its upper layers, and a head of unit vectors.
 
     Args:
-        adapters: False trains the head alone.
+        adapters: False trains all weights of the upper layers instead.
     """
 
     def __init__(self, texts: list[str], *, num_classes: int, seed: int, adapters: bool) -> None:
         loaded: Any = SentenceEncoder()._loaded()
-        self._bert = loaded[0].model.requires_grad_(False).eval()
-        layers = list(self._bert.encoder.layer)
+        bert = loaded[0].model.requires_grad_(False).eval()
+        layers = list(bert.encoder.layer)
         self._upper = layers[len(layers) - ADAPTED_LAYERS :]
-        self._hidden, self._mask = _lower(loaded, layers[: len(layers) - ADAPTED_LAYERS], texts)
+        self._hidden, self._mask = _said_below(tuple(texts))
         self._halves: list[tuple[Tensor, Tensor]] = []
         if adapters:
             self._adapt(LoraConfig(r=8, lora_alpha=16), seed)
         head = torch.zeros(num_classes, self._hidden.shape[-1])
-        self._weights = [w for pair in self._halves for w in pair] + [head]
+        own = [w for pair in self._halves for w in pair]
+        if not adapters:
+            own = [p for layer in self._upper for p in layer.parameters()]
+        self._weights = [*own, head]
         for weight in self._weights:
             weight.requires_grad_()
 
@@ -106,11 +110,18 @@ def stream(config: ClassStreamConfig, *, adapters: bool = True) -> ClassStream:
     )
 
 
+@lru_cache(maxsize=1)
 @torch.inference_mode()
-def _lower(loaded: Any, layers: list[Any], texts: list[str]) -> tuple[Tensor, Tensor]:
+def _said_below(texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     """Returns what the frozen layers say, [N T 384], and which tokens are real."""
+    loaded: Any = SentenceEncoder()._loaded()
+    layers = list(loaded[0].model.encoder.layer)[:-ADAPTED_LAYERS]
     found = loaded.tokenizer(
-        texts, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        list(texts),
+        padding="max_length",
+        truncation=True,
+        max_length=MAX_TOKENS,
+        return_tensors="pt",
     )
     ids, mask = found["input_ids"], found["attention_mask"].bool()
     bert = loaded[0].model

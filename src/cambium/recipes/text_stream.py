@@ -35,7 +35,8 @@ class TextStreamConfig:
     Args:
         calls: calls to learn for each domain, of eight steps each.
         windows_per_step: new windows of `window` tokens in a step; as many old ones with replay.
-        distill_weight: of the divergence from the adapter as it was before the domain.
+        distill_weight: of the divergence from the adapter as it was before the domain, on the
+            replayed texts or, without replay, on the new ones.
         decay: the rate falls from call to call within a domain, as in consolidation.
         replay: 0 is off; otherwise the weight of the loss of learning old windows again.
     """
@@ -84,6 +85,11 @@ class TextStreamResult:
         own = [(first[j], self.losses[j + 1][j]) for j in range(len(self.domains))]
         return 100 * sum(1 - then / base for base, then in own) / len(own)
 
+    def forward_transfer_percent(self) -> float:
+        """Returns how far domains fell below the base's loss before they were learned at all."""
+        own = [(self.losses[0][j], self.losses[j][j]) for j in range(1, len(self.domains))]
+        return 100 * sum(1 - before / base for base, before in own) / len(own)
+
 
 def run(
     model: TrainingModel, config: TextStreamConfig, say: Callable[[str], None]
@@ -102,7 +108,7 @@ def run(
         for call in range(config.calls):
             size = 8 * config.windows_per_step
             new = texts[name][0][call * size : (call + 1) * size]
-            rehearsal = _rehearsal(buffer, kept, config=config, seed=100 * k + call)
+            rehearsal = _rehearsal(buffer, kept, new, config=config, seed=100 * k + call)
             done = _learn(model, learner, new, config=config, rehearsal=rehearsal, call=call)
             learner = replace(learner, lora=done.lora, optimizer=done.optimizer)
             loss = sum(done.losses) / len(done.losses)
@@ -141,17 +147,23 @@ def _learn(
 
 
 def _rehearsal(
-    buffer: ReplayBuffer, kept: dict[str, Window], *, config: TextStreamConfig, seed: int
+    buffer: ReplayBuffer,
+    kept: dict[str, Window],
+    new: Sequence[Window],
+    *,
+    config: TextStreamConfig,
+    seed: int,
 ) -> Rehearsal | None:
     if not buffer.rows or not (config.replay or config.distill_weight):
         return None
-    drawn = buffer.draw(8 * config.windows_per_step, seed=seed)
+    if config.replay:
+        drawn = buffer.draw(8 * config.windows_per_step, seed=seed)
+        old = [(kept[row.key], weight) for row, weight in drawn]
+    else:  # without a buffer the teacher can only speak of the new texts
+        old = [(window, 1.0) for window in new]
     per_step = config.windows_per_step
     return Rehearsal(
-        steps=[
-            [(kept[row.key], weight) for row, weight in drawn[at : at + per_step]]
-            for at in range(0, len(drawn), per_step)
-        ],
+        steps=[old[at : at + per_step] for at in range(0, len(old), per_step)],
         task_weight=config.replay,
         distill_weight=config.distill_weight,
     )
