@@ -12,7 +12,8 @@ from typing import Any
 from cambium.bench.report import Row, result
 from cambium.demo import corpus
 from cambium.learn.examples import Example, Window, cut_windows, encode_example
-from cambium.learn.online import LearnConfig, Learner, Lesson, learn
+from cambium.learn.lesson import LearnConfig, Learner, Lesson
+from cambium.learn.online import learn
 from cambium.models.base import BaseModel, load_base
 from cambium.models.chat import encode_document
 from cambium.models.lora import Lora, LoraConfig, fresh_lora

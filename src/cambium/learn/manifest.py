@@ -17,16 +17,9 @@ from torch import Tensor
 
 from cambium.core.errors import DataError
 from cambium.learn.examples import Window
+from cambium.learn.lesson import Frame, LearnConfig, Learner, LearnResult, Lesson, Shape
 from cambium.learn.objectives.objective import ObjectiveConfig, Place, Unguarded
-from cambium.learn.online import (
-    Frame,
-    LearnConfig,
-    Learner,
-    LearnResult,
-    Lesson,
-    LessonGroup,
-    Shape,
-)
+from cambium.learn.online import LessonGroup
 from cambium.learn.passes import Ask, nothing
 from cambium.models.chunked_head import cross_entropy
 from cambium.models.packing import IGNORED, Segment, targets_of

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 import torch
 from safetensors.torch import load, save
@@ -18,158 +16,16 @@ from torch import Tensor
 
 from cambium.core.errors import DataError
 from cambium.core.evidence import StepCheck
-from cambium.learn.examples import Window
 from cambium.learn.importance import Importances
+from cambium.learn.lesson import MAX_STEPS, Frame, LearnConfig, LearnResult, Lesson, Shape
 from cambium.learn.objectives import OBJECTIVES, ewc
-from cambium.learn.objectives.objective import Objective, ObjectiveConfig, Place
+from cambium.learn.objectives.objective import Objective, Place
 from cambium.learn.passes import Ask, deal, nothing, run_asks, stack_parents
 from cambium.models.adapter_stack import AdapterStack, StackAdamW
 from cambium.models.chunked_head import HeadLoss, cross_entropy
 from cambium.models.lora import Lora, concatenated
 from cambium.models.packing import Pack, Segment, targets_of
 from cambium.models.training_model import TrainingModel
-
-MAX_STEPS = 8
-# A segment as (adapter, parent, tokens, targets, after): all that a pass's shape depends on.
-Shape = tuple[int, int, int, int, int | None]
-
-
-class Rehearses(Protocol):
-    """Old texts beside the new, as `Rehearsal` gives them."""
-
-    def prepare(self, step: int, place: Place) -> Ask | None:
-        """Returns what has to be known before `ask`, if anything."""
-        ...
-
-    def ask(self, step: int, place: Place) -> Ask | None:
-        """Returns the step's old texts and their loss, if there are any."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frame:
-    """The stacks of a group, as far as one lesson's numbers depend on them.
-
-    Args:
-        row, rows: the lesson's own row of how many.
-        rank, paths: of the stack.
-        nobody: the row that answers for the lesson's teacher.
-        parent, parents: the parent's index of how many; -1 of 0 where no lesson has one.
-        parents_rank, parents_paths: of the parents' stack.
-    """
-
-    row: int
-    rows: int
-    rank: int
-    paths: tuple[str, ...]
-    nobody: int
-    parent: int
-    parents: int
-    parents_rank: int
-    parents_paths: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearnConfig:
-    """One call's training.
-
-    Args:
-        lr: AdamW's rate; the default is the one that the learning-rate recipe chose.
-        steps: optimiser steps, 1 to 8.
-        max_grad_norm: gradients are clipped to this norm.
-        tokens_per_step: windows are dealt to steps up to this many tokens each; more where
-            some window would otherwise never be learned in the call.
-        loss: a name from `OBJECTIVES`.
-        ewc_strength, si_strength: how hard weights that mattered before are held; 0 is off.
-        ends_task: whether importances are booked at the end of the call.
-    """
-
-    lr: float = 2e-3
-    steps: int = 8
-    max_grad_norm: float = 0.5
-    tokens_per_step: int = 4096
-    seed: int = 0
-    loss: str = "task"
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    ewc_strength: float = 0.0
-    ewc_decay: float = 0.9
-    si_strength: float = 0.0
-    ends_task: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Learner:
-    """What learns: an adapter on top of its parent, with the optimiser state it came with.
-
-    Args:
-        optimizer: the state that an earlier call returned, so that moments carry over.
-        teacher: what rehearsal compares with; without one, the parent alone.
-    """
-
-    lora: Lora
-    parent: tuple[Lora, ...] = ()
-    optimizer: bytes | None = None
-    teacher: Lora | None = None
-
-
-class StepMonitor(Protocol):
-    """Watches an adapter as it learns; its texts run in the learner's own passes."""
-
-    def segments(self, step: int, *, adapter: int, parent: int) -> list[Segment]:
-        """Returns what to score after the adapter's step number `step`, counted from 0.
-
-        Args:
-            adapter, parent: where the adapter and its parent lie in the pass's stacks.
-        """
-        ...
-
-    def judge(self, step: int, losses: Sequence[float]) -> StepCheck:
-        """Returns the verdict from the mean losses of those segments that predict something."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """One adapter's share of a call.
-
-    Args:
-        monitor: asked after every step; a failed check ends this lesson, and no other.
-        first_step: how many steps the adapter has taken before.
-        rehearsal: old texts to go through beside the new ones.
-        objective: instead of the one that the configuration names.
-    """
-
-    learner: Learner
-    windows: Sequence[Window]
-    config: LearnConfig = field(default_factory=LearnConfig)
-    monitor: StepMonitor | None = None
-    first_step: int = 0
-    rehearsal: Rehearses | None = None
-    objective: Objective | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearnResult:
-    """The adapter after the steps; `quarantined` when a check failed, and then no further step.
-
-    Args:
-        losses: each step's loss before the step, as its objective reports it.
-        loss_before, loss_after: on the first step's windows.
-        reset: learning without labels left its trust region; the adapter changes nothing now.
-        frame, shapes: where it lay among others, and what ran in each step, by phase and row.
-    """
-
-    lora: Lora
-    optimizer: bytes
-    losses: tuple[float, ...]
-    loss_before: float
-    loss_after: float
-    checks: tuple[StepCheck, ...] = ()
-    quarantined: bool = False
-    reset: bool = False
-    seconds: float = 0.0
-    frame: Frame | None = None
-    shapes: tuple[Mapping[str, Mapping[int, tuple[Shape, ...]]], ...] = ()
 
 
 def learn(model: TrainingModel, lesson: Lesson) -> LearnResult:

@@ -15,7 +15,8 @@ import torch
 
 from cambium.core.canonical import digest_json
 from cambium.learn.examples import Window, cut_windows
-from cambium.learn.online import LearnConfig, Learner, LearnResult, Lesson, learn
+from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
+from cambium.learn.online import learn
 from cambium.learn.rehearsal import Rehearsal
 from cambium.learn.replay_buffer import BufferConfig, ReplayBuffer, ReplayRow
 from cambium.models.base import BaseModel

@@ -16,8 +16,8 @@ from cambium.core.errors import (
 )
 from cambium.core.nouns import ADAPTER_NAME, RESERVED_NAMES
 from cambium.learn.examples import Example
+from cambium.learn.lesson import LearnResult
 from cambium.learn.objectives import OBJECTIVES
-from cambium.learn.online import LearnResult
 from cambium.models.lora import LoraConfig, delta_norms
 from cambium.trust.policy import LearningBudget
 

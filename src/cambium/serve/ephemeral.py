@@ -19,8 +19,8 @@ from cambium.core.errors import (
 from cambium.core.nouns import AdapterState
 from cambium.evals.alignment_pairs import AlignmentMonitor
 from cambium.learn.examples import Example, Window, encode_example
+from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.manifest import manifest
-from cambium.learn.online import LearnConfig, Learner, LearnResult, Lesson
 from cambium.models.base import BaseModel
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.training_model import TrainingModel

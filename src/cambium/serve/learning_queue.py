@@ -14,7 +14,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from cambium.core.errors import Stopped
-from cambium.learn.online import LearnResult, Lesson, LessonGroup
+from cambium.learn.lesson import LearnResult, Lesson
+from cambium.learn.online import LessonGroup
 from cambium.models.training_model import TrainingModel
 
 # How long the first of several lessons waits for company.

@@ -9,8 +9,8 @@ from typing import Any
 
 from cambium.core.errors import AdapterExpired, ConsentMissing, DataError
 from cambium.learn.examples import Example, parse_example
+from cambium.learn.lesson import Learner
 from cambium.learn.manifest import machine, replay
-from cambium.learn.online import Learner
 from cambium.models.lora import fresh_lora, read_config, to_bytes
 from cambium.serve.ephemeral import EphemeralAdapters, fresh_seed, windows_of
 from cambium.serve.store.records import AdapterRecord, LearnRecord

@@ -20,7 +20,8 @@ from cambium.evals.alignment_pairs import (
     preferences,
 )
 from cambium.learn.examples import encode_example, parse_example
-from cambium.learn.online import LearnConfig, Learner, Lesson, learn
+from cambium.learn.lesson import LearnConfig, Learner, Lesson
+from cambium.learn.online import learn
 from cambium.models.adapter_stack import AdapterStack
 from cambium.models.base import BaseModel
 from cambium.models.chunked_head import cross_entropy

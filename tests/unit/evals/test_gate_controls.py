@@ -25,7 +25,8 @@ from cambium.evals.gates import GATES, GateContext
 from cambium.evals.gates.context import ScoredText, fresh_items
 from cambium.learn.consolidate import ConsolidateConfig, consolidate, with_teacher
 from cambium.learn.examples import Window, encode_example, parse_example
-from cambium.learn.online import LearnConfig, Learner, Lesson, learn
+from cambium.learn.lesson import LearnConfig, Learner, Lesson
+from cambium.learn.online import learn
 from cambium.lifecycle.gates import judge, standing, used_items
 from cambium.models.base import BaseModel
 from cambium.models.encoder import SentenceEncoder

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from cambium.learn.examples import Example, encode_example
+from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.objectives.objective import ObjectiveConfig
-from cambium.learn.online import LearnConfig, Learner, LearnResult, Lesson, learn
+from cambium.learn.online import learn
 from cambium.models.base import BaseModel
 from cambium.models.lora import LoraConfig, fresh_lora
 from cambium.models.training_model import TrainingModel

@@ -9,8 +9,9 @@ import torch
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import DataError
 from cambium.learn.examples import Window
+from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.manifest import manifest, replay
-from cambium.learn.online import LearnConfig, Learner, LearnResult, Lesson, LessonGroup
+from cambium.learn.online import LessonGroup
 from cambium.learn.rehearsal import Rehearsal
 from cambium.models.base import BaseModel
 from cambium.models.lora import LoraConfig, fresh_lora, to_bytes

@@ -10,13 +10,8 @@ from cambium.core.errors import DataError
 from cambium.core.evidence import StepCheck
 from cambium.learn import online, passes
 from cambium.learn.examples import Window
-from cambium.learn.online import (
-    LearnConfig,
-    Learner,
-    LearnResult,
-    Lesson,
-    learn_together,
-)
+from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
+from cambium.learn.online import learn_together
 from cambium.models.base import BaseModel, stack_rows
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.packing import IGNORED, Segment

@@ -12,7 +12,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from cambium.learn.consolidate import ConsolidateConfig, consolidate, with_teacher
 from cambium.learn.examples import Window
-from cambium.learn.online import LearnConfig, Learner, Lesson, learn
+from cambium.learn.lesson import LearnConfig, Learner, Lesson
+from cambium.learn.online import learn
 from cambium.models.base import BaseModel
 from cambium.models.lora import LoraConfig, fresh_lora
 from cambium.models.training_model import TrainingModel

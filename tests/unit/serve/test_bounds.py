@@ -8,7 +8,7 @@ from tests.serving import People
 
 from cambium.core.errors import BudgetExceeded, DataError, DomainNotFound
 from cambium.core.evidence import StepCheck
-from cambium.learn.online import LearnResult
+from cambium.learn.lesson import LearnResult
 from cambium.models.lora import Lora, LoraConfig
 from cambium.serve.bounds import BARE_BUDGET, check_domain, check_result
 from cambium.trust.policy import parse_policy, render_policy

@@ -10,7 +10,8 @@ import torch
 
 from cambium.core.errors import DataError, Stopped
 from cambium.learn.examples import Window
-from cambium.learn.online import LearnConfig, Learner, LearnResult, Lesson, learn
+from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
+from cambium.learn.online import learn
 from cambium.models.base import BaseModel
 from cambium.models.lora import LoraConfig, fresh_lora
 from cambium.models.training_model import TrainingModel
