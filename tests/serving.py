@@ -61,6 +61,14 @@ max_live_adapters = 32
 max_total_steps_per_adapter = 64
 max_relative_change = {max_change}
 monitor_margin_nats = {margin}
+[traffic]
+learn = {traffic}
+tenants = ["default"]
+min_novelty = 0.0
+min_entropy = 0.0
+first_steps_per_hour = 2
+max_steps_per_hour = 64
+wins_window = 3
 {gates}
 """
 _GATE = """[[gates]]
@@ -82,6 +90,7 @@ class Rules:
 
     domains: tuple[str, ...] = ("*",)
     margin: float = 0.15
+    traffic: bool = True
     max_change: float = 50.0
     retention: float = -0.9
     alignment: float = -4.0
@@ -106,6 +115,7 @@ class Rules:
             people=people,
             max_change=self.max_change,
             margin=self.margin,
+            traffic=str(self.traffic).lower(),
             gates="".join(
                 _GATE.format(name=n, threshold=t, fewest=a, most=b, passes=self.passes)
                 for n, t, a, b in gates

@@ -29,6 +29,7 @@ from cambium.serve.api.openai import (
     openai_error_response,
     router,
 )
+from cambium.serve.api.openai.errors import learning_refused
 
 TEXTS = ["the tree grows a thin layer of cambium every year", "naïve café, 12 trees: {x}\n\n  end"]
 
@@ -60,6 +61,9 @@ class TinyRuntime:
             revision=self.revision,
             detail={"domain": domain},
         )
+
+    def offer(self, answerer: Answerer, text: str, request_id: str) -> None:
+        raise learning_refused("nothing learns here", mend="leave learn out")
 
     def record(self, trace: TraceDraft) -> None:
         self.traces.put(trace)

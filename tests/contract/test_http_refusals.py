@@ -364,7 +364,7 @@ ASKING: dict[str, tuple[dict[str, Any], int, str]] = {
     "a domain nobody serves": ({"model": "stable", "domain": "port"}, 404, "domain_not_found"),
     "an expired adapter": ({"model": "over"}, 410, "adapter_expired"),
     "a quarantined adapter": ({"model": "bad"}, 409, "adapter_quarantined"),
-    "learning from it": ({"model": "live", "learn": True}, 400, "learn_unavailable"),
+    "learning from the base": ({"model": "base", "learn": True}, 400, "learn_unavailable"),
 }
 
 

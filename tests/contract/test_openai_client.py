@@ -304,6 +304,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("chat/completions", {"memory": {"collections": []}}, "memory_unavailable", "memory"),
     ("completions", {"memory": {}}, "memory_unavailable", "memory"),
     ("chat/completions", {"learn": True}, "learn_unavailable", "learn"),
+    ("completions", {"learn": "maybe"}, "invalid_request", "learn"),
     ("chat/completions", {"top_k": 5}, "unknown_parameter", "top_k"),
     ("embeddings", {"domain": "d"}, "unknown_parameter", "domain"),
     ("chat/completions", {"tools": [{"type": "function"}]}, "unsupported_parameter", "tools"),

@@ -21,6 +21,7 @@ from cambium.models.engine import Engine, EngineConfig
 from cambium.models.lora import Lora, delta_norms, from_bytes
 from cambium.models.process import prepare_process
 from cambium.models.training_model import TrainingModel
+from cambium.serve.api.openai.errors import learning_refused
 from cambium.serve.api.openai.runtime import Answerer, ModelEntry, TraceDraft
 from cambium.serve.bank import Bank, stored_bytes
 from cambium.serve.bootstrap import Identity, policy_in_force, server_identity
@@ -28,7 +29,7 @@ from cambium.serve.bounds import BARE_BUDGET
 from cambium.serve.checking import Checker
 from cambium.serve.config import ServerConfig
 from cambium.serve.consolidation import Consolidator
-from cambium.serve.ephemeral import EphemeralAdapters
+from cambium.serve.ephemeral import TENANT, EphemeralAdapters
 from cambium.serve.janitor import Janitor
 from cambium.serve.jobs import JobRunner
 from cambium.serve.learning_queue import LearningQueue
@@ -41,9 +42,11 @@ from cambium.serve.review import Review
 from cambium.serve.store.records import TraceRow
 from cambium.serve.store.state import State
 from cambium.serve.traces import TraceLane
+from cambium.serve.traffic import TrafficLearner
 from cambium.trust.policy import Policy
 
 MAX_CACHED_VERSIONS = 64
+MAX_OUTCOMES = 4096
 
 
 class Runtime:
@@ -115,6 +118,11 @@ class Runtime:
         self.releases = Releases(
             self.proposals, published=self.published, review=self.review, lock=deciding
         )
+        self.traffic = TrafficLearner(
+            self.adapters, self, budget=self.policy.traffic if self.policy else None
+        )
+        self._opened.callback(self.traffic.close)
+        self._outcomes: dict[str, dict[str, object]] = {}
         self._versions: dict[str, Lora] = {}
         self._norms: dict[str, float] = {}
         self.metrics = Metrics(attestation=self.identity.attestation_label)
@@ -196,6 +204,45 @@ class Runtime:
                 f"the model {model[:100]!r} does not exist", mend="see GET /v1/models"
             ) from error
 
+    def offer(self, answerer: Answerer, text: str, request_id: str) -> None:
+        """Takes what a request wants to teach the ephemeral adapter that answers it.
+
+        Raises:
+            DataError: code `learn_unavailable`: the policy forbids it, or no live adapter answers.
+        """
+        name = answerer.adapter.partition("@")[0]
+        live = answerer.adapter == f"{name}@{self.adapters.current_digest(name)}"
+        if not self.traffic.allows(TENANT):
+            raise learning_refused("the policy lets no request teach", mend="leave learn out")
+        if not live:
+            raise learning_refused(
+                f"{answerer.adapter[:100]} is no ephemeral adapter, and nothing else may learn",
+                mend="ask one for the answer, see POST /adapters/ephemeral",
+            )
+        # Said first: the learner may be done before this thread goes on.
+        self.tell(request_id, {"state": "offered"})
+        if not self.traffic.offer(name, text, request_id):
+            self.tell(request_id, {"state": "dropped"})
+
+    def tell(self, request_id: str, outcome: dict[str, object]) -> None:
+        """Adds to a request's trace what came of its offer, now or when it is written."""
+        while len(self._outcomes) >= MAX_OUTCOMES:
+            self._outcomes.pop(next(iter(self._outcomes)), None)
+        self._outcomes[request_id] = outcome
+        self.traces.amend(request_id, learning=outcome)
+
+    def novelty(self, text: str) -> float:
+        """Returns the cosine distance of a text to all that the bank was trained on, 0 to 2."""
+        routers = self.bank.routers.values()
+        if not routers:
+            return 1.0
+        embedding = self.encoder.embed([text])[0]
+        return 1.0 - max(float((index.inside @ embedding).max()) for index in routers)
+
+    def propose(self, adapter: str, domain: str) -> str:
+        """Files a proposal; returns its id."""
+        return self.review.propose(adapter, domain).proposal.id
+
     def record(self, trace: TraceDraft) -> None:
         """Keeps one request's trace; see `traces` for when it is durable."""
         answerer = trace.answerer
@@ -210,6 +257,7 @@ class Runtime:
             "safety_scores": None,
             "tripwire_hits": [],
             "attestation": self.identity.attestation_label,
+            "learning": self._outcomes.get(trace.request_id, {"state": "not asked"}),
             "route": detail,
             "usage": {
                 "prompt_tokens": trace.prompt_tokens,

@@ -6,11 +6,13 @@ It is not an acknowledged write: answers do not wait for the disk.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 
-from cambium.core.errors import CambiumError
+from cambium.core.errors import CambiumError, TraceNotFound
 from cambium.serve.store.records import TraceRow
 from cambium.serve.store.state import State
 
@@ -52,6 +54,13 @@ class TraceLane:
                 return tx.get_trace(request_id)
         return found
 
+    def amend(self, request_id: str, **more: object) -> None:
+        """Adds to a trace that is there already; one that is not yet is left alone."""
+        with contextlib.suppress(TraceNotFound):
+            found = self.get(request_id)
+            # Two amendments of one trace come from one thread; only `record` may come between.
+            self.record(replace(found, record={**found.record, **more}))
+
     def close(self) -> None:
         """Writes what is pending and stops."""
         self._closing.set()
@@ -79,5 +88,6 @@ class TraceLane:
             _log.warning("traces wait for the disk: %s", error.one_line())
             return
         with self._lock:
-            for trace in batch:
-                self._pending.pop(trace.request_id, None)
+            for trace in batch:  # one that was amended meanwhile is not on disk yet
+                if self._pending.get(trace.request_id) is trace:
+                    del self._pending[trace.request_id]

@@ -48,6 +48,28 @@ class LearningBudget:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrafficBudget:
+    """What may be learned from requests, without labels; `learn = false` turns all of it off.
+
+    Args:
+        tenants: whose requests may teach; a request still has to ask for it.
+        min_novelty: cosine distance, 0 to 2, to all the bank was trained on, from which a
+            request teaches; `min_entropy`: mean entropy of the prompt, nats, likewise.
+        first_steps_per_hour: for an adapter whose monitors have not been green yet; doubles
+            while they stay green, up to `max_steps_per_hour`.
+        wins_window: requests in a row over which wins must be sustained before a proposal.
+    """
+
+    learn: bool
+    tenants: tuple[str, ...]
+    min_novelty: float
+    min_entropy: float
+    first_steps_per_hour: int
+    max_steps_per_hour: int
+    wins_window: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """The rules in force, as parsed; `parse_policy` is the way to get one.
 
@@ -65,6 +87,7 @@ class Policy:
     rollback_k: int
     domains: tuple[str, ...]
     learning: LearningBudget
+    traffic: TrafficBudget
     attestation: tuple[str, ...]
     scopes: tuple[str, ...]
     gates: tuple[GateSpec, ...]
@@ -79,6 +102,7 @@ class Policy:
             "rollback": {"k": self.rollback_k},
             "domains": {"allowed": list(self.domains)},
             "learning": dict(self.learning.__dict__),
+            "traffic": {**self.traffic.__dict__, "tenants": list(self.traffic.tenants)},
             "attestation": {"accept": list(self.attestation)},
             "scopes": {"names": list(self.scopes)},
             "gates": [spec.to_json() for spec in self.gates],
@@ -156,7 +180,7 @@ def parse_policy(toml: bytes, *, known_gates: frozenset[str] = KNOWN_GATES) -> P
     """
     root = StrictTable(_load(toml), "the policy")
     root.exactly({"version", "profile", "approvers", "rollback", "domains", "learning",
-                  "attestation", "scopes", "gates"})  # fmt: skip
+                  "traffic", "attestation", "scopes", "gates"})  # fmt: skip
     approvers = root.table("approvers", {"k", "list"})
     people = tuple(_approver(entry) for entry in approvers.tables("list"))
     policy = Policy(
@@ -167,6 +191,7 @@ def parse_policy(toml: bytes, *, known_gates: frozenset[str] = KNOWN_GATES) -> P
         rollback_k=root.table("rollback", {"k"}).whole("k"),
         domains=root.table("domains", {"allowed"}).texts("allowed"),
         learning=_learning(root.table("learning", {f.name for f in fields(LearningBudget)})),
+        traffic=_traffic(root.table("traffic", {f.name for f in fields(TrafficBudget)})),
         attestation=root.table("attestation", {"accept"}).texts("accept", may_be_empty=True),
         scopes=root.table("scopes", {"names"}).texts("names"),
         gates=tuple(_gate(entry) for entry in root.tables("gates")),
@@ -220,6 +245,23 @@ def _learning(table: StrictTable) -> LearningBudget:
     )
     table.require(budget.max_relative_change > 0, "max_relative_change", "is not above 0")
     table.require(budget.monitor_margin_nats >= 0, "monitor_margin_nats", "is below 0")
+    return budget
+
+
+def _traffic(table: StrictTable) -> TrafficBudget:
+    budget = TrafficBudget(
+        learn=table.flag("learn"),
+        tenants=table.texts("tenants", may_be_empty=True),
+        min_novelty=table.number("min_novelty"),
+        min_entropy=table.number("min_entropy"),
+        first_steps_per_hour=table.whole("first_steps_per_hour"),
+        max_steps_per_hour=table.whole("max_steps_per_hour"),
+        wins_window=table.whole("wins_window"),
+    )
+    fine = budget.first_steps_per_hour <= budget.max_steps_per_hour
+    table.require(fine, "first_steps_per_hour", "is over max_steps_per_hour")
+    table.require(0 <= budget.min_novelty <= 2, "min_novelty", "is not between 0 and 2")
+    table.require(budget.min_entropy >= 0, "min_entropy", "is below 0")
     return budget
 
 

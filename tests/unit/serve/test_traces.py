@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,3 +41,28 @@ def test_traces_that_cannot_be_written_do_not_fill_the_memory(
         assert lane.get("t-8") == row("t-8")
         assert len(lane._pending) == 5
         lane.close()
+
+
+def test_what_is_amended_while_it_is_written_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with State.open(tmp_path) as state:
+        lane = TraceLane(state)
+        lane.record(row("t"))
+        lane.amend("unknown", learning="x")
+        lane.close()
+        lane._pending["t"] = row("t")
+        whole = state.transaction
+
+        def meanwhile() -> Any:
+            monkeypatch.setattr(state, "transaction", whole)
+            lane.amend("t", learning="learned")
+            return whole()
+
+        monkeypatch.setattr(state, "transaction", meanwhile)
+        lane._flush()
+        assert lane.get("t").record["learning"] == "learned"
+        lane._flush()
+        with state.read() as tx:
+            assert tx.get_trace("t").record == {"name": "t", "learning": "learned"}
+        assert not lane._pending

@@ -125,7 +125,11 @@ def _get(runtime: Runtime, model: str) -> dict[str, Any]:
         }
         for version in versions
     ]
-    view = {**adapter_view(record), "versions": listed}
+    view = {
+        **adapter_view(record),
+        "versions": listed,
+        "traffic": runtime.traffic.progress(name),
+    }
     if not digest or digest == record.digest:
         return view
     found = next((version for version in listed if version["digest"] == digest), None)

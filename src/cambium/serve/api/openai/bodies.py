@@ -41,7 +41,7 @@ class SamplingBody(_Body):
     """What chat and completions have in common, in OpenAI's terms."""
 
     domain: str | None = None
-    learn: Literal[False] = False
+    learn: bool = False
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, ge=0, le=1)
     n: int = Field(1, ge=1, le=16)
@@ -201,9 +201,6 @@ def parse(kind: type[_AnyBody], raw: Mapping[str, object]) -> _AnyBody:
         elif name not in beyond.harmless:
             raise refusal(f"unknown parameter {name[:80]!r}", param=name[:80],
                           code="unknown_parameter", mend="leave it out")  # fmt: skip
-    if known.get("learn") is True:
-        raise refusal("learning from this traffic is not offered yet", param="learn",
-                      code="learn_unavailable", mend="use POST /learn/step")  # fmt: skip
     try:
         return kind.model_validate(known)
     except ValidationError as error:

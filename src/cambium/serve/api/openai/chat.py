@@ -120,6 +120,7 @@ def plan_chat(runtime: OpenAIRuntime, texts: TokenTexts, body: ChatBody) -> Plan
         params=trace_params(body, seed=seed, max_tokens=max_tokens),
         stream=body.stream,
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
+        lesson="\n".join(asked) if body.learn else None,
     )
 
 

@@ -122,6 +122,7 @@ def plan_completion(runtime: OpenAIRuntime, texts: TokenTexts, body: CompletionB
         params=trace_params(body, seed=seed, max_tokens=body.max_tokens) | {"echo": body.echo},
         stream=body.stream,
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
+        lesson="\n".join(prompt.text for prompt in prompts) if body.learn else None,
     )
 
 

@@ -38,3 +38,8 @@ def openai_error_response(
     kind = "invalid_request_error" if status < 500 else "server_error"
     body = {"message": message, "type": kind, "param": param, "code": code}
     return JSONResponse({"error": body}, status_code=status, headers=dict(headers or {}))
+
+
+def learning_refused(message: str, *, mend: str) -> DataError:
+    """Returns the refusal of a request that wants to teach where it may not."""
+    return refusal(message, param="learn", code="learn_unavailable", mend=mend)

@@ -44,7 +44,11 @@ class Renderer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything decided about a request before the engine sees it."""
+    """Everything decided about a request before the engine sees it.
+
+    Args:
+        lesson: the text that the request wants to teach, if it does.
+    """
 
     answerer: Answerer
     renderer: Renderer
@@ -53,6 +57,7 @@ class Plan:
     params: Mapping[str, object]
     stream: bool
     include_usage: bool
+    lesson: str | None = None
 
 
 def check_stream_options(body: SamplingBody) -> None:

@@ -106,6 +106,8 @@ class _Endpoints:
         return JSONResponse(answer, headers=_headers(request, revision, NO_ADAPTER))
 
     async def _answer(self, request: Request, plan: Plan, arrival: Arrival) -> Response:
+        if plan.lesson is not None:
+            self._runtime.offer(plan.answerer, plan.lesson, arrival.request_id)
         headers = _headers(request, plan.answerer.revision, plan.answerer.adapter)
         reply = Reply(self._runtime, self._texts, plan, arrival)
         return await respond(request, reply, stream=plan.stream, headers=headers)

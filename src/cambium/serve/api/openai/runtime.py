@@ -97,6 +97,14 @@ class OpenAIRuntime(Protocol):
         """
         ...
 
+    def offer(self, answerer: Answerer, text: str, request_id: str) -> None:
+        """Takes what a request wants to teach; must not wait.
+
+        Raises:
+            DataError: code `learn_unavailable`: nobody may teach this here.
+        """
+        ...
+
     def record(self, trace: TraceDraft) -> None:
         """Takes one finished request's trace; called on the event loop, so must not wait."""
         ...

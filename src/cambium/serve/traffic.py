@@ -1,0 +1,251 @@
+"""Learning from traffic: requests that are new or uncertain teach their own ephemeral adapter.
+
+Only where the signed policy says so, the tenant is listed and the request asks for it. No labels,
+so the objective is the prompt's likelihood within a trust region, one step a request, watched like
+every step. Compute is a budget that starts small and doubles only while everything stays green; a
+reset or a veto takes it back. When an adapter keeps beating its parent on requests that it has not
+learned from, it is proposed, and review decides as always.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cambium.core.errors import CambiumError
+from cambium.learn.examples import Example
+from cambium.learn.lesson import LearnConfig, LearnResult
+from cambium.learn.marking import Mark, mark
+from cambium.serve.bounds import LearnCall
+from cambium.serve.ephemeral import EphemeralAdapters, LiveAdapter, windows_of
+from cambium.trust.policy import TrafficBudget
+
+LOSS = "prompt"
+CONSENT = "policy: traffic"
+SOURCE = "traffic"
+WIN_SHARE = 0.8
+GREEN_STEPS_TO_GROW = 4
+HOUR_MS = 3_600_000
+MAX_WAITING = 256
+_log = logging.getLogger(__name__)
+
+
+class Surroundings(Protocol):
+    """What this needs of the server around it."""
+
+    def novelty(self, text: str) -> float:
+        """Returns the cosine distance of a text to all that the bank was trained on, 0 to 2."""
+        ...
+
+    def propose(self, adapter: str, domain: str) -> str:
+        """Files a proposal and returns its id."""
+        ...
+
+    def tell(self, request_id: str, outcome: dict[str, object]) -> None:
+        """Adds to a request's trace what came of it."""
+        ...
+
+    def now_ms(self) -> int:
+        """Returns milliseconds since 1970."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How one adapter fares with traffic since the server started.
+
+    Args:
+        allowance: steps it may take in an hour; `taken` when it took its last ones.
+        green: steps in a row with nothing to complain about.
+        wins: whether it beat its parent, for the last requests, before it learned from them.
+    """
+
+    allowance: int
+    wins: deque[bool]
+    offered: int = 0
+    marked: int = 0
+    steps: int = 0
+    green: int = 0
+    taken: deque[int] = field(default_factory=lambda: deque[int]())
+    last_shift: float = 0.0
+    proposal: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Returns what the API shows."""
+        return {
+            "offered": self.offered,
+            "marked": self.marked,
+            "steps": self.steps,
+            "steps_per_hour": self.allowance,
+            "wins": sum(self.wins),
+            "of": len(self.wins),
+            "proposal": self.proposal,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Offer:
+    adapter: str
+    text: str
+    request_id: str
+
+
+class TrafficLearner:
+    """Takes offers from the request path without waiting, and works them off in one thread."""
+
+    def __init__(
+        self, adapters: EphemeralAdapters, around: Surroundings, *, budget: TrafficBudget | None
+    ) -> None:
+        self._adapters = adapters
+        self._around = around
+        self.budget = budget
+        self._progress: dict[str, Progress] = {}
+        self._waiting: queue.Queue[_Offer | None] = queue.Queue(MAX_WAITING)
+        self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
+        self._thread.start()
+
+    def allows(self, tenant: str) -> bool:
+        """Returns whether this tenant's requests may teach."""
+        budget = self.budget
+        return budget is not None and budget.learn and tenant in budget.tenants
+
+    def offer(self, adapter: str, text: str, request_id: str) -> bool:
+        """Takes a request's text without waiting; returns False if too many are waiting."""
+        try:
+            self._waiting.put_nowait(_Offer(adapter=adapter, text=text, request_id=request_id))
+        except queue.Full:
+            return False
+        return True
+
+    def progress(self, adapter: str) -> dict[str, object] | None:
+        """Returns how an adapter fares, if traffic taught it since the start."""
+        found = self._progress.get(adapter)
+        return found.to_json() if found else None
+
+    def close(self) -> None:
+        """Ends the thread; what waits is forgotten."""
+        while True:
+            try:
+                self._waiting.get_nowait()
+            except queue.Empty:
+                break
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (offer := self._waiting.get()) is not None:
+            outcome: dict[str, object]
+            try:
+                outcome = self._consider(offer)
+            except CambiumError as error:
+                outcome = {"state": "refused", "code": error.code, "why": error.one_line()}
+            except Exception as error:  # noqa: BLE001 - one request must not end them all
+                _log.exception("learning from a request failed")
+                outcome = {"state": "failed", "why": type(error).__name__}
+            self._around.tell(offer.request_id, outcome)
+
+    def _consider(self, offer: _Offer) -> dict[str, object]:
+        if self.budget is None:
+            return {"state": "off"}
+        live = self._adapters.get_live(offer.adapter)
+        progress = self._progress.setdefault(
+            offer.adapter,
+            Progress(
+                allowance=self.budget.first_steps_per_hour,
+                wins=deque(maxlen=self.budget.wins_window),
+            ),
+        )
+        progress.offered += 1
+        found, novelty = self._read(live, offer.text), self._around.novelty(offer.text)
+        progress.wins.append(found.is_win)
+        seen: dict[str, object] = {
+            "novelty": round(novelty, 4),
+            "entropy": round(found.entropy, 4),
+            "margin": round(found.margin, 4),
+            "loss": round(found.loss, 4),
+            "parent_loss": round(found.parent_loss, 4),
+        }
+        unsure = found.entropy >= self.budget.min_entropy
+        if not unsure and novelty < self.budget.min_novelty:
+            return {"state": "passed over", **seen}
+        progress.marked += 1
+        if not self._has_budget(progress):
+            return {"state": "over budget", **seen}
+        outcome = {"state": "learned", **seen, **self._step(live, offer.text, progress)}
+        if progress.green and self._is_sustained(progress):
+            outcome["proposal"] = self._propose(live, progress)
+        return outcome
+
+    def _read(self, live: LiveAdapter, text: str) -> Mark:
+        windows = windows_of(self._adapters.base, [_example(text)], loss=LOSS)
+        return mark(self._adapters.model, live.lora, live.parent, windows)
+
+    def _has_budget(self, progress: Progress) -> bool:
+        now = self._around.now_ms()
+        while progress.taken and progress.taken[0] <= now - HOUR_MS:
+            progress.taken.popleft()
+        return len(progress.taken) < progress.allowance
+
+    def _step(self, live: LiveAdapter, text: str, progress: Progress) -> dict[str, object]:
+        call = LearnCall(
+            examples=[_example(text)],
+            loss=LOSS,
+            steps=1,
+            lr=shaped_rate(progress.last_shift, self._adapters.bounds.monitor_margin_nats),
+            consent=CONSENT,
+            source=SOURCE,
+        )
+        _, after, result = self._adapters.learn(live.record.name, call)
+        progress.taken.append(self._around.now_ms())
+        progress.steps += 1
+        self._grow(progress, result)
+        return {"adapter": f"{after.name}@{after.digest}", "green": bool(progress.green)}
+
+    def _grow(self, progress: Progress, result: LearnResult) -> None:
+        """Doubles what an adapter may do while it stays green, and takes it all back if not."""
+        budget = self.budget
+        if budget is None:
+            return
+        progress.last_shift = result.checks[-1].shift if result.checks else 0.0
+        if result.reset or result.quarantined:
+            progress.green, progress.allowance = 0, budget.first_steps_per_hour
+            progress.wins.clear()
+            return
+        progress.green += 1
+        if progress.green % GREEN_STEPS_TO_GROW == 0:
+            progress.allowance = min(2 * progress.allowance, budget.max_steps_per_hour)
+
+    def _is_sustained(self, progress: Progress) -> bool:
+        wins = progress.wins
+        return (
+            progress.proposal is None
+            and len(wins) == wins.maxlen
+            and progress.green >= len(wins)
+            and sum(wins) >= WIN_SHARE * len(wins)
+        )
+
+    def _propose(self, live: LiveAdapter, progress: Progress) -> str:
+        record = live.record
+        try:
+            progress.proposal = self._around.propose(record.name, record.domain or record.name)
+        except CambiumError as error:
+            return error.one_line()
+        return progress.proposal
+
+
+def shaped_rate(shift: float, margin: float) -> float:
+    """Returns the next step's rate: the default, less the nearer the monitor is to its veto.
+
+    Args:
+        shift: of the last look, negative towards harm; `margin` where it vetoes. Nats per token.
+    """
+    near = min(1.0, max(0.0, -shift) / margin) if margin > 0 else 0.0
+    return LearnConfig().lr * max(0.1, 1 - near)
+
+
+def _example(text: str) -> Example:
+    return Example(kind="text", content={"text": text})
