@@ -123,6 +123,37 @@ def test_what_was_learned_without_consent_cannot_be_replayed(server: Server) -> 
     assert server.http.post("/adapters/nobody/replay").status_code == 404
 
 
+def test_kept_examples_are_gone_through_again(server: Server) -> None:
+    names = ("fresh-eyes", "old-hand")
+    for name in names:
+        server.create(name)
+        server.teach(name, FACTS[:3], steps=4)
+    with server.runtime.state.read() as tx:
+        keys = [e.digest for e in tx.list_examples("old-hand")]
+    body = {"examples": [{"text": t} for t in HARBOUR[:3]], "steps": 4, "lr": 0.02, "consent": True}
+    free = server.post("/learn/step", adapter_id="fresh-eyes", **body)
+    held = server.post("/learn/step", adapter_id="old-hand", replay_keys=keys, **body)
+    assert held["digest_after"] != free["digest_after"]
+    forgot, kept = (
+        server.teach(n, FACTS[:3], steps=1, lr=1e-9, consent=None)["loss_before"] for n in names
+    )
+    assert kept < forgot
+    server.create("replayed")
+    server.teach("replayed", FACTS[:3], steps=2)
+    server.post("/learn/step", adapter_id="replayed", replay_keys=keys, **body)
+    assert server.post("/adapters/replayed/replay")["ok"] is True
+
+
+def test_what_was_not_kept_cannot_be_gone_through_again(server: Server) -> None:
+    server.create("emptied")
+    body = {"adapter_id": "emptied", "examples": [{"text": FACTS[0]}]}
+    for keys in (["sha256:" + "0" * 64], ["x"]):
+        refused = server.http.post("/learn/step", json={**body, "replay_keys": keys})
+        assert (refused.status_code, refused.json()["code"]) == (409, "consent_missing")
+    many = server.http.post("/learn/step", json={**body, "replay_keys": ["x"] * 65})
+    assert many.status_code == 413
+
+
 def test_a_replay_that_comes_out_otherwise_says_so(server: Server) -> None:
     server.create("forged")
     server.teach("forged", FACTS[:2], steps=1)

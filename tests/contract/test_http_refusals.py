@@ -95,7 +95,7 @@ LEARNING: dict[str, Case] = {
         "invalid_request",
     ),
     "an unsupported loss": (lambda w: w.learn(loss="regret"), 400, "loss_unavailable"),
-    "replay keys": (lambda w: w.learn(replay_keys=["k"]), 400, "invalid_request"),
+    "replay keys": (lambda w: w.learn(replay_keys=["k"]), 409, "consent_missing"),
     "lr of zero": (lambda w: w.learn(lr=0.0), 400, "invalid_request"),
     "lr below zero": (lambda w: w.learn(lr=-1e-3), 400, "invalid_request"),
     "lr too high": (lambda w: w.learn(lr=0.06), 400, "invalid_request"),

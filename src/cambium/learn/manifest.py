@@ -17,7 +17,15 @@ from torch import Tensor
 
 from cambium.core.errors import DataError
 from cambium.learn.examples import Window
-from cambium.learn.lesson import Frame, LearnConfig, Learner, LearnResult, Lesson, Shape
+from cambium.learn.lesson import (
+    Frame,
+    LearnConfig,
+    Learner,
+    LearnResult,
+    Lesson,
+    Rehearses,
+    Shape,
+)
 from cambium.learn.objectives.objective import ObjectiveConfig, Place, Unguarded
 from cambium.learn.online import LessonGroup
 from cambium.learn.passes import Ask, nothing
@@ -40,12 +48,17 @@ def machine(model: TrainingModel) -> dict[str, object]:
 
 
 def manifest(
-    model: TrainingModel, lesson: Lesson, result: LearnResult, *, examples: Sequence[str]
+    model: TrainingModel,
+    lesson: Lesson,
+    result: LearnResult,
+    *,
+    examples: Sequence[str],
+    rehearsed: Sequence[str] = (),
 ) -> dict[str, object]:
     """Returns the manifest of a lesson that was learned, as canonical JSON can hold it.
 
     Args:
-        examples: digests of what was fed, in order.
+        examples: digests of what was fed, in order; `rehearsed` of what was gone through again.
     """
     if result.frame is None:
         raise DataError("this result has no frame", mend="make it with a LessonGroup")
@@ -54,6 +67,7 @@ def manifest(
         "format": FORMAT,
         "machine": machine(model),
         "examples": list(examples),
+        "rehearsed": list(rehearsed),
         "config": asdict(lesson.config),
         "frame": {k: list(v) if isinstance(v, tuple) else v for k, v in frame.items()},
         "steps": [
@@ -67,12 +81,17 @@ def manifest(
 
 
 def replay(
-    model: TrainingModel, found: Mapping[str, Any], learner: Learner, windows: Sequence[Window]
+    model: TrainingModel,
+    found: Mapping[str, Any],
+    learner: Learner,
+    windows: Sequence[Window],
+    *,
+    rehearsal: Rehearses | None = None,
 ) -> LearnResult:
     """Takes the recorded lesson's steps again, alone among rows that mean nothing.
 
     Args:
-        learner, windows: what the lesson began with.
+        learner, windows, rehearsal: what the lesson began with.
 
     Raises:
         DataError: the manifest is of another format or base, or broken.
@@ -88,7 +107,9 @@ def replay(
     lessons = []
     for g in range(_num_lessons(frame, steps)):
         if g == frame.row:
-            lessons.append(Lesson(learner=learner, windows=windows, config=config))
+            lessons.append(
+                Lesson(learner=learner, windows=windows, config=config, rehearsal=rehearsal)
+            )
         else:
             lessons.append(_ghost(g, steps))
     group = LessonGroup(model, lessons, frame=frame)

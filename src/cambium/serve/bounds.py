@@ -40,7 +40,11 @@ BARE_BUDGET = LearningBudget(
 
 @dataclass(frozen=True, kw_only=True)
 class LearnCall:
-    """One call to learn, already parsed; `consent` and `source` are the caller's words."""
+    """One call to learn, already parsed; `consent` and `source` are the caller's words.
+
+    Args:
+        replay_keys: digests of examples kept with consent, to be gone through again beside the new.
+    """
 
     examples: Sequence[Example]
     loss: str = "task"
@@ -48,6 +52,7 @@ class LearnCall:
     lr: float | None = None
     consent: str | None = None
     source: str | None = None
+    replay_keys: Sequence[str] = ()
 
 
 def check_call(call: LearnCall, bounds: LearningBudget) -> None:
@@ -69,6 +74,12 @@ def check_call(call: LearnCall, bounds: LearningBudget) -> None:
         if note is not None and len(note) > MAX_NOTE_CHARS:
             raise DataError(f"{name} is over {MAX_NOTE_CHARS} characters", mend="shorten it")
     _check_examples(call.examples, bounds)
+    if len(call.replay_keys) > bounds.max_examples_per_call:
+        raise TooLarge(
+            f"{len(call.replay_keys)} replay_keys in one call, the policy allows "
+            f"{bounds.max_examples_per_call}",
+            mend="send fewer",
+        )
 
 
 def _check_examples(examples: Sequence[Example], bounds: LearningBudget) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,13 +15,16 @@ from cambium.core.errors import (
     AdapterExpired,
     AdapterQuarantined,
     BudgetExceeded,
+    ConsentMissing,
     IllegalTransition,
 )
 from cambium.core.nouns import AdapterState
 from cambium.evals.alignment_pairs import AlignmentMonitor
-from cambium.learn.examples import Example, Window, encode_example
+from cambium.learn.examples import Example, Window, encode_example, parse_example
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.manifest import manifest
+from cambium.learn.passes import deal
+from cambium.learn.rehearsal import Rehearsal
 from cambium.models.base import BaseModel
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.training_model import TrainingModel
@@ -279,16 +283,46 @@ class EphemeralAdapters:
             parent=live.parent,
             optimizer=self._state.blobs.get(blob) if blob else None,
         )
+        with self._state.read() as tx:
+            kept = {row.digest: row.blob for row in tx.list_examples(record.name)}
         lesson = Lesson(
             learner=learner,
             windows=windows,
             config=config,
             monitor=live.monitor,
             first_step=record.steps,
+            rehearsal=self.rehearsal(call.replay_keys, kept, config),
         )
         result = self._queue.learn(lesson, tenant=record.tenant)
         digests = [example.digest for example in call.examples]
-        return Taken(result=result, manifest=manifest(self.model, lesson, result, examples=digests))
+        made = manifest(
+            self.model, lesson, result, examples=digests, rehearsed=list(call.replay_keys)
+        )
+        return Taken(result=result, manifest=made)
+
+    def rehearsal(
+        self, keys: Sequence[str], kept: Mapping[str, str], config: LearnConfig
+    ) -> Rehearsal | None:
+        """Returns the named examples as old texts beside a lesson's new ones.
+
+        Args:
+            kept: the blobs of the adapter's kept examples, by digest.
+
+        Raises:
+            ConsentMissing: one of them is not kept for this adapter.
+        """
+        if not keys:
+            return None
+        examples = [kept_example(self._state, kept, key).accepted for key in keys]
+        windows = windows_of(self.base, examples, loss="task")
+        dealt = deal(
+            windows,
+            steps=config.steps,
+            tokens_per_step=config.tokens_per_step,
+            seed=config.seed,
+        )
+        # The parent never knew these texts, so it has nothing to say about them.
+        return Rehearsal(steps=[[(w, 1.0) for w in step] for step in dealt], distill_weight=0.0)
 
     def parent_of(self, record: AdapterRecord) -> tuple[Lora, ...]:
         """Returns the adapter of the revision that this one was started from, if it has one."""
@@ -355,6 +389,21 @@ class EphemeralAdapters:
             )
             for example in call.examples
         ]
+
+
+def kept_example(state: State, kept: Mapping[str, str], digest: str) -> Example:
+    """Returns an example that was given with consent.
+
+    Raises:
+        ConsentMissing: it was not, or is gone.
+    """
+    if digest not in kept:
+        raise ConsentMissing(
+            f"no example {digest[:80]!r} is kept for this adapter: it was given without consent, "
+            "or not to it",
+            mend="give consent with what is to be gone through again",
+        )
+    return parse_example(json.loads(state.blobs.get(kept[digest])))
 
 
 def fresh_seed(name: str) -> int:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cambium.core.errors import AdapterExpired, ConsentMissing, DataError
-from cambium.learn.examples import Example, parse_example
-from cambium.learn.lesson import Learner
+from cambium.core.errors import AdapterExpired, DataError
+from cambium.learn.lesson import LearnConfig, Learner
 from cambium.learn.manifest import machine, replay
 from cambium.models.lora import fresh_lora, read_config, to_bytes
-from cambium.serve.ephemeral import EphemeralAdapters, fresh_seed, windows_of
-from cambium.serve.store.records import AdapterRecord, LearnRecord
+from cambium.serve.ephemeral import EphemeralAdapters, fresh_seed, kept_example, windows_of
+from cambium.serve.store.records import AdapterRecord
 from cambium.serve.store.state import State
 
 
@@ -54,10 +52,18 @@ def replay_adapter(adapters: EphemeralAdapters, state: State, name: str) -> list
     learner = _start(adapters, record)
     done = []
     for number, call in enumerate(calls, 1):
-        examples = [_example(state, kept, digest, number) for digest in _examples(call, number)]
         config: Mapping[str, Any] = dict(call.manifest)
+        if "examples" not in config:
+            raise DataError(f"call {number} has no manifest", mend="replay what was learned since")
+        taken = LearnConfig(
+            steps=int(config["config"]["steps"]),
+            seed=int(config["config"]["seed"]),
+            tokens_per_step=int(config["config"]["tokens_per_step"]),
+        )
+        examples = [kept_example(state, kept, str(digest)) for digest in config["examples"]]
         windows = windows_of(adapters.base, examples, loss=config["config"]["loss"])
-        result = replay(adapters.model, config, learner, windows)
+        old = adapters.rehearsal(config["rehearsed"], kept, taken)
+        result = replay(adapters.model, config, learner, windows, rehearsal=old)
         data = to_bytes(result.lora, fan_in_fan_out=adapters.base.transposed)
         learner = Learner(lora=result.lora, parent=learner.parent, optimizer=result.optimizer)
         done.append(
@@ -77,19 +83,3 @@ def _start(adapters: EphemeralAdapters, record: AdapterRecord) -> Learner:
     sites = adapters.base.targets(config)
     lora = fresh_lora(config, sites, seed=fresh_seed(record.name))
     return Learner(lora=lora, parent=adapters.parent_of(record))
-
-
-def _examples(call: LearnRecord, number: int) -> list[str]:
-    found: Any = call.manifest.get("examples")
-    if not isinstance(found, list | tuple):
-        raise DataError(f"call {number} has no manifest", mend="replay what was learned since")
-    return [str(digest) for digest in found]
-
-
-def _example(state: State, kept: Mapping[str, str], digest: str, number: int) -> Example:
-    if digest not in kept:
-        raise ConsentMissing(
-            f"call {number} was learned without consent, so its texts were not kept",
-            mend="give consent when you teach what is to be replayed",
-        )
-    return parse_example(json.loads(state.blobs.get(kept[digest])))

@@ -167,9 +167,6 @@ def _create(runtime: Runtime, body: CreateBody) -> AdapterRecord:
 
 
 def _learn(adapters: EphemeralAdapters, body: LearnBody) -> dict[str, Any]:
-    if body.replay_keys:
-        raise DataError("online steps do not replay: replay_keys cannot be honoured",
-                        mend="leave replay_keys out")  # fmt: skip
     consent = "given" if body.consent is True else (body.consent or None)
     call = LearnCall(
         examples=[parse_example(e) for e in body.examples],
@@ -178,6 +175,7 @@ def _learn(adapters: EphemeralAdapters, body: LearnBody) -> dict[str, Any]:
         lr=body.lr,
         consent=consent,
         source=body.source,
+        replay_keys=body.replay_keys or (),
     )
     before, after, result = adapters.learn(body.adapter_id, call)
     return {
