@@ -23,7 +23,7 @@ from cambium.models.sampling import SamplingConfig, TokenLogprob, sample, token_
 from cambium.models.slot_cache import SlotCache
 
 _log = logging.getLogger(__name__)
-PREFILL_TOKENS = 256
+PREFILL_TOKENS = 128
 READ_BUCKET = 64
 
 
