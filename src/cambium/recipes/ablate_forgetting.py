@@ -18,6 +18,7 @@ from cambium.models.base import load_base
 from cambium.models.process import prepare_process
 from cambium.models.training_model import TrainingModel
 from cambium.recipes import image_stream, intent_stream, text_stream
+from cambium.recipes.ablation_plot import picture
 from cambium.recipes.class_stream import ClassStreamConfig
 from cambium.recipes.text_stream import TextStreamConfig
 
@@ -74,11 +75,12 @@ def recipe() -> AblationRecipe:
 
 
 def run(recipe: AblationRecipe, out: Path, report: Callable[[dict[str, float]], None]) -> None:
-    """Makes the runs that are missing in `out`, then `summary.json`."""
+    """Makes the runs missing in `out`, then `summary.json` and a picture of each stream."""
     prepare_process()
     out.mkdir(parents=True, exist_ok=True)
     path = out / "runs.jsonl"
     done = read_runs(path)
+    path.write_text("".join(json.dumps(row) + "\n" for row in done), encoding="utf-8")
     model = TrainingModel(load_base())
     plan = list(_plan(recipe))
     for number, (stream, variant, seed) in enumerate(plan):
@@ -90,6 +92,7 @@ def run(recipe: AblationRecipe, out: Path, report: Callable[[dict[str, float]], 
             lines.write(json.dumps(row) + "\n")
         done.append(row)
         (out / "summary.json").write_text(json.dumps(summary(done), indent=1) + "\n")
+        (out / f"{stream}.svg").write_text(picture(summary(done), stream), encoding="utf-8")
         loss = float(next(iter(found.values())))
         report({"share": (number + 1) / len(plan), "step": number + 1, "tokens": 0, "loss": loss})
 

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cambium.recipes import ablate_forgetting as ablation
+from cambium.recipes.ablation_plot import picture
+
+
+def test_runs_that_are_there_are_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, str, int]] = []
+
+    def measure(recipe: Any, stream: str, variant: str, seed: int, model: Any) -> dict[str, float]:
+        if len(made) == 40:
+            raise KeyboardInterrupt
+        made.append((stream, variant, seed))
+        names = ("rise_percent", "gain_percent") if stream == "text" else ("forgetting",)
+        return dict.fromkeys(names, float(len(made)))
+
+    monkeypatch.setattr(ablation, "_measure", measure)
+    monkeypatch.setattr(ablation, "load_base", lambda: None)
+    monkeypatch.setattr(ablation, "TrainingModel", lambda base: None)
+    recipe = replace(ablation.recipe(), seeds=(0, 1))
+    with pytest.raises(KeyboardInterrupt):
+        ablation.run(recipe, tmp_path, lambda row: None)
+    # As when the power goes in the middle of a line.
+    with (tmp_path / "runs.jsonl").open("a") as lines:
+        lines.write('{"stream": "te')
+
+    def rest(recipe: Any, stream: str, variant: str, seed: int, model: Any) -> dict[str, float]:
+        made.append((stream, variant, seed))
+        return {"rise_percent": 1.0} if stream == "text" else {"forgetting": 1.0}
+
+    monkeypatch.setattr(ablation, "_measure", rest)
+    ablation.run(recipe, tmp_path, lambda row: None)
+    assert len(ablation.read_runs(tmp_path / "runs.jsonl")) == len(made)
+    wanted = len(ablation.TEXT_VARIANTS) + 2 * len(ablation.CLASS_VARIANTS)
+    assert len(made) == len(set(made)) == 2 * wanted
+    rows = json.loads((tmp_path / "summary.json").read_text())
+    plain = next(r for r in rows if (r["stream"], r["variant"]) == ("text", "plain"))
+    assert plain["seeds"] == 2 and plain["mean"] > 0
+    assert (tmp_path / "text.svg").read_text().startswith("<svg")
+
+
+def test_the_summary_is_mean_and_deviation_over_seeds() -> None:
+    rows = [{"stream": "s", "variant": "v", "seed": i, "forgetting": float(x)}
+            for i, x in enumerate((1, 2, 6))]  # fmt: skip
+    (found,) = ablation.summary(rows)
+    assert (found["mean"], found["seeds"]) == (3.0, 3)
+    assert found["deviation"] == pytest.approx(7**0.5)
+    assert ablation.summary(rows[:1])[0]["deviation"] is None
+    assert "forgetting, points" in picture([found], "s")
+
+
+def test_every_variant_is_a_configuration() -> None:
+    recipe = ablation.recipe()
+    for changes in ablation.TEXT_VARIANTS.values():
+        replace(recipe.text, **changes)
+    for changes in ablation.CLASS_VARIANTS.values():
+        own = {k: v for k, v in changes.items() if k != "adapters"}
+        replace(recipe.images, **own)
+        replace(recipe.intents, **own)
+    assert len(recipe.seeds) >= 3
