@@ -12,11 +12,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Any
 
 import torch
 
+from cambium.bench import learn_to_served
 from cambium.bench.report import Row, interleaved, memory_bandwidth, result
 from cambium.models.base import BUNDLED, BaseModel, load_base
 from cambium.models.engine import Engine, GenerationRequest
@@ -53,19 +53,13 @@ def run(say: Callable[[str], None]) -> dict[str, Any]:
                       + sum(a.num_parameters() for a in adapters))  # fmt: skip
     limit = NUM_ADAPTERS * memory_bandwidth() / step_bytes
     setting = f"{NUM_ADAPTERS} requests x {NEW_TOKENS} new tokens, r 8 on all projections, fp32"
-    say("learn to served, 20 corrections through the HTTP API")
-    latencies = _learn_to_served()
     return result(
         "engine",
         [
             Row(metric="engine.tokens_per_s.16x16", unit="tokens/s", value=rates["cambium"],
                 peer="transformers generate + PEFT adapter_names", peer_value=rates["peft"],
                 ratio=rates["cambium"] / rates["peft"], limit=limit, setting=setting),
-            Row(metric="engine.learn_to_served_ms.p50", unit="ms", value=median(latencies),
-                setting="one correction, 1 step: HTTP request sent to first answer that uses it"),
-            Row(metric="engine.learn_to_served_ms.p99", unit="ms",
-                value=quantiles(latencies, n=100, method="inclusive")[98],
-                setting="as above"),
+            *learn_to_served.rows(base, say),
         ],
     )  # fmt: skip
 
@@ -123,29 +117,3 @@ def _peft_model(base: BaseModel, adapters: list[Lora], folder: Path) -> Any:
     for i in range(1, len(adapters)):
         peer.load_adapter(folder / f"a{i}", adapter_name=f"a{i}")
     return peer.eval()
-
-
-def _learn_to_served() -> list[float]:
-    """Returns milliseconds from sending a correction to an answer's first use of it."""
-    from fastapi.testclient import TestClient
-
-    from cambium.serve.app import create_app
-    from cambium.serve.config import ServerConfig
-
-    latencies = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        TestClient(create_app(ServerConfig(state=Path(folder)))) as client,
-    ):
-        client.post("/adapters/ephemeral", json={"task_id": "fixes"}).raise_for_status()
-        for i in range(21):
-            example = {"prompt": f"The code word of day {i} is", "completion": f" willow {i * 7}."}
-            started = time.perf_counter()
-            lesson = {"adapter_id": "fixes", "examples": [example], "steps": 1}
-            learned = client.post("/learn/step", json=lesson).raise_for_status().json()
-            asked = {"model": "fixes", "prompt": example["prompt"], "max_tokens": 1}
-            answer = client.post("/v1/completions", json=asked).raise_for_status()
-            latencies.append(1000 * (time.perf_counter() - started))
-            if learned["digest_after"] not in answer.headers["x-cambium-adapter"]:
-                raise RuntimeError("the answer did not use what was just learned")
-    return latencies[1:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,10 +38,35 @@ def serve(
     policy: Annotated[Path | None, typer.Option("--policy", help="Must be in force.")] = None,
 ) -> None:
     """Serve a model that learns."""
+    num_threads = _one_thread_each()
+    from cambium.serve.config import ServerConfig
     from cambium.serve.main import run
 
     hide_loading_bars()
-    raise typer.Exit(run(model=model, state=state, db=db, host=host, port=port, policy=policy) or 0)
+    config = ServerConfig(
+        model=model,
+        state=state,
+        db=db,
+        host=host,
+        port=port,
+        policy=policy,
+        num_threads=num_threads,
+    )
+    run(config)
+
+
+def _one_thread_each() -> int:
+    """Lets no thread compute on several cores by itself; returns how many the passes may use.
+
+    OpenMP reads this once, when torch is first imported, for all threads that will ever be.
+    """
+    cores = os.environ.get("OMP_NUM_THREADS", "")
+    num_threads = int(cores) if cores.isdigit() else 0
+    if not num_threads:
+        can_tell = hasattr(os, "sched_getaffinity")  # Linux
+        num_threads = len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
+    os.environ["OMP_NUM_THREADS"] = "1"
+    return num_threads
 
 
 def bench(

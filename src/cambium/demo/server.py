@@ -3,73 +3,27 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import httpx
-
-START_TIMEOUT_S = 120.0
+from cambium.serve.child import ChildServer
 
 
 class StepFailed(Exception):
     """A step of the demo did not hold; the message says what was found instead."""
 
 
-class DemoServer:
-    """`cambium serve` on a free loopback port, ended with the `with` block."""
-
-    def __init__(self, state: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        command = [
-            sys.executable,
-            "-m",
-            "cambium",
-            "serve",
-            "--state",
-            str(state),
-            "--port",
-            str(self.port),
-        ]
-        self._log = (state / "server.log").open("wb")
-        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
-        self.http = httpx.Client(base_url=self.url, timeout=300.0)
-        self._state = state
+class DemoServer(ChildServer):
+    """A server whose answers must be what the demo's story needs."""
 
     def __enter__(self) -> DemoServer:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                said = (self._state / "server.log").read_text(errors="replace").strip()
-                raise StepFailed(f"the server ended at once: {said[-400:]}")
-            try:
-                if self.http.get("/readyz").status_code == 200:
-                    return self
-            except httpx.TransportError:
-                time.sleep(0.1)
-        raise StepFailed("the server did not come up in time")
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.http.close()
-        self._process.terminate()
         try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        self._log.close()
+            super().__enter__()
+        except OSError as error:
+            raise StepFailed(str(error)) from error
+        return self
 
     def post(self, path: str, **body: Any) -> dict[str, Any]:
         """Returns the answer to a POST that must succeed."""

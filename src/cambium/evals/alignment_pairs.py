@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from statistics import fmean
 
 import torch
 
@@ -27,7 +28,7 @@ from cambium.models.scoring import score
 from cambium.models.training_model import TrainingModel
 
 NUM_MONITOR_PAIRS = 30
-NUM_MONITOR_PARTS = 3
+NUM_MONITOR_PARTS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,20 +74,22 @@ def preferences(
 class AlignmentMonitor:
     """Watches one adapter as it learns: the mean shift of preference against its parent.
 
-    Every step scores a third of the monitor's pairs, in turn, so that three steps see all of
-    them; prompts are run once for both continuations. The learner runs the segments in its own
-    passes, so the monitor sees the weights as the step left them.
+    Every step scores a part of the monitor's pairs, in turn; prompts are run once for both
+    continuations. What is judged is the mean over the newest answer of every part: a few pairs by
+    themselves move by three margins when any text is learned by heart. The learner runs the
+    segments in its own passes, so the monitor sees the weights as the step left them.
     """
 
-    def __init__(self, model: TrainingModel, parent: tuple[Lora, ...], *, margin: float) -> None:
-        """Scores the parent; `margin` says how far the preference may move, in nats per token."""
+    def __init__(self, base: BaseModel, before: Sequence[float], *, margin: float) -> None:
+        """Takes the parent's own preferences by part, as `parent_preferences` gives them.
+
+        Args:
+            margin: how far the preference may move towards harm, in nats per token.
+        """
         self._margin = margin
-        pairs = monitor_pairs()
-        self._parts = [
-            [_sides(model.base, pair) for pair in pairs[i::NUM_MONITOR_PARTS]]
-            for i in range(NUM_MONITOR_PARTS)
-        ]
-        self._before = [self._parent_preference(model, parent, i) for i in range(NUM_MONITOR_PARTS)]
+        self._before = before
+        self._parts = _parts(base)
+        self._newest: dict[int, float] = {}
 
     def segments(self, step: int, *, adapter: int, parent: int) -> list[Segment]:
         """Returns this step's pairs: each a prompt and its two continuations."""
@@ -94,20 +97,31 @@ class AlignmentMonitor:
 
     def judge(self, step: int, losses: Sequence[float]) -> StepCheck:
         """Returns whether harmless continuations are still as likely as before, in comparison."""
-        shift = _preference(losses) - self._before[step % NUM_MONITOR_PARTS]
+        part = step % NUM_MONITOR_PARTS
+        self._newest[part] = _preference(losses) - self._before[part]
+        shift = fmean(self._newest.values())
         return StepCheck(ok=shift > -self._margin, shift=shift, margin=self._margin)
 
-    def _parent_preference(
-        self, model: TrainingModel, parent: tuple[Lora, ...], part: int
-    ) -> float:
-        """Returns the parent's own preference, in nats per token, on average."""
-        merged = concatenated(parent) if parent else Lora(config=LoraConfig(), a={}, b={})
-        stack = AdapterStack([merged], model.base.sites, dtype=model.dtype)
-        segments = _segments(self._parts[part], 0, -1)
+
+def parent_preferences(model: TrainingModel, parent: tuple[Lora, ...]) -> tuple[float, ...]:
+    """Returns a parent's preference by part of the monitor, in nats per token, on average."""
+    merged = concatenated(parent) if parent else Lora(config=LoraConfig(), a={}, b={})
+    stack = AdapterStack([merged], model.base.sites, dtype=model.dtype)
+    preferences = []
+    for part in _parts(model.base):
+        segments = _segments(part, 0, -1)
         ids, counts = targets_of(segments)
-        loss = cross_entropy(ids, torch.ones(len(ids)))
-        found = model.eval_pass(pack(segments), stack, loss)
-        return _preference([float(s.mean()) for s in found.split(counts) if len(s)])
+        found = model.eval_pass(pack(segments), stack, cross_entropy(ids, torch.ones(len(ids))))
+        preferences.append(_preference([float(s.mean()) for s in found.split(counts) if len(s)]))
+    return tuple(preferences)
+
+
+def _parts(base: BaseModel) -> list[list[list[tuple[list[int], int]]]]:
+    pairs = monitor_pairs()
+    return [
+        [_sides(base, pair) for pair in pairs[i::NUM_MONITOR_PARTS]]
+        for i in range(NUM_MONITOR_PARTS)
+    ]
 
 
 def _preference(losses: Sequence[float]) -> float:

@@ -41,7 +41,7 @@ def machine(model: TrainingModel) -> dict[str, object]:
     return {
         "base": model.base.digest,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
+        "threads": model.base.num_threads,
         "torch": torch.__version__,
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }

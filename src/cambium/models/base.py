@@ -8,11 +8,11 @@ B rows, T positions, V vocabulary, R rank of a slice, I inputs, O outputs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.pytorch_utils import Conv1D
 
 from cambium.core.errors import ModelError
+from cambium.models.compute_thread import ComputeThread
 from cambium.models.fair_lock import FairLock
 from cambium.models.lora import ALL_LINEAR, LinearSite, Lora, LoraConfig
 
@@ -27,6 +28,7 @@ from cambium.models.lora import ALL_LINEAR, LinearSite, Lora, LoraConfig
 # are the same whatever ranks its neighbours have, and the others add exact zeros to it.
 RANK_SLICE = 8
 BUNDLED = Path(__file__).parent / "bundled"
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,8 @@ class BaseModel:
     """A causal language model whose weights stay as loaded.
 
     Every forward pass goes through `rows`, which holds the one lock of the processor: passes
-    of the engine, the learner and the gates take turns.
+    of the engine, the learner and the gates take turns. What `run` is given runs where passes are
+    fastest: on the compute thread once there is one.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any, *, digest: str, name: str) -> None:
@@ -54,6 +57,7 @@ class BaseModel:
         self.sites = _linear_sites(model)
         self.context = _context_length(model)
         self.lock = FairLock()
+        self.compute_thread: ComputeThread | None = None
         self._active: RowWeights | None = None
         for path in self.sites:
             module = model.get_submodule(path)
@@ -63,6 +67,21 @@ class BaseModel:
     def transposed(self) -> bool:
         """Returns whether the base keeps linear weights as [I O] (PEFT's `fan_in_fan_out`)."""
         return any(site.transposed for site in self.sites.values())
+
+    @property
+    def num_threads(self) -> int:
+        """Returns how many threads a pass runs on."""
+        return self.compute_thread.num_threads if self.compute_thread else torch.get_num_threads()
+
+    def run(self, work: Callable[[], _Result], *, is_answer: bool = False) -> _Result:
+        """Returns what `work`, a pass, returns."""
+        thread = self.compute_thread
+        return thread.run(work, is_answer=is_answer) if thread else work()
+
+    def expect_answers(self, expected: bool) -> None:
+        """Says whether answers are under way, whose passes must not wait for long."""
+        if self.compute_thread:
+            self.compute_thread.expect_answers(expected)
 
     @contextmanager
     def rows(self, weights: RowWeights | None) -> Iterator[PreTrainedModel]:

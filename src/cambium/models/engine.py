@@ -23,7 +23,7 @@ from cambium.models.sampling import SamplingConfig, TokenLogprob, sample, token_
 from cambium.models.slot_cache import SlotCache
 
 _log = logging.getLogger(__name__)
-PREFILL_TOKENS = 128
+PREFILL_TOKENS = 64
 READ_BUCKET = 64
 
 
@@ -90,6 +90,7 @@ class Engine:
         self._cache = SlotCache(text_config.num_hidden_layers, self.config.num_rows)
         self._rows: list[Ticket | None] = [None] * self.config.num_rows
         self._weights: RowWeights | None = None
+        self._rows_changed = False
         self._waiting: deque[Ticket] = deque()
         self._wake = threading.Condition()
         self._closing = False
@@ -151,12 +152,13 @@ class Engine:
             try:
                 with torch.inference_mode():
                     if arrived := self._take_waiting():
-                        self._restack()
+                        self._rows_changed = True
                         self._prefill(arrived)
                     self._decode()
             except Exception as error:  # noqa: BLE001 - told to its rows; the rest goes on
                 _log.exception("a pass of the engine failed")
                 self._fail_all(error)
+        self.base.expect_answers(False)
         for ticket in [*self._rows, *self._waiting]:
             if ticket is not None:
                 self._tell(ticket, TokenEvent(finish="cancelled"))
@@ -165,7 +167,9 @@ class Engine:
         """Waits for something to do; returns False when the engine is to end."""
         with self._wake:
             while not self._closing and not self._waiting and not any(self._rows):
+                self.base.expect_answers(False)
                 self._wake.wait()
+                self.base.expect_answers(True)
             return not self._closing
 
     def _take_waiting(self) -> list[tuple[int, Ticket]]:
@@ -177,9 +181,6 @@ class Engine:
                     self._rows[row] = arriving
                     taken.append((row, arriving))
         return taken
-
-    def _restack(self) -> None:
-        self._weights = stack_rows([t.request.adapters if t else () for t in self._rows])
 
     def _active(self) -> list[tuple[int, Ticket]]:
         return [(row, ticket) for row, ticket in enumerate(self._rows) if ticket is not None]
@@ -208,15 +209,13 @@ class Engine:
         self._cache.positions = torch.arange(length).expand(per_pass, length)
         self._cache.read_length = None
         causal = torch.ones(length, length, dtype=torch.bool).tril()
-        with self.base.rows(weights) as model:
-            logits = model(
-                input_ids=tokens,
-                attention_mask=causal.expand(per_pass, 1, length, length),
-                position_ids=self._cache.positions,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=torch.tensor([len(t.request.prompt) - 1 for _, t in filled]),
-            ).logits
+        logits = self._pass(
+            weights,
+            input_ids=tokens,
+            attention_mask=causal.expand(per_pass, 1, length, length),
+            position_ids=self._cache.positions,
+            logits_to_keep=torch.tensor([len(t.request.prompt) - 1 for _, t in filled]),
+        )
         for i, (row, ticket) in enumerate(members):
             self._accept(row, ticket, logits[i, i])
 
@@ -236,16 +235,24 @@ class Engine:
         self._cache.positions = positions
         self._cache.read_length = read
         mask = (torch.arange(read) <= positions)[:, None, None, :]
-        with self.base.rows(self._weights) as model:
-            logits = model(
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=self._cache,
-                use_cache=True,
-            ).logits[:, -1]
+        if self._rows_changed:
+            self._weights = stack_rows([t.request.adapters if t else () for t in self._rows])
+            self._rows_changed = False
+        logits = self._pass(
+            self._weights, input_ids=tokens, attention_mask=mask, position_ids=positions
+        )
         for row, ticket in active:
-            self._accept(row, ticket, logits[row])
+            self._accept(row, ticket, logits[row, -1])
+
+    def _pass(self, weights: RowWeights | None, **inputs: Tensor) -> Tensor:
+        """Returns the logits [B T V] of one pass over the cache."""
+
+        def run() -> Tensor:
+            with self.base.rows(weights) as model:
+                logits: Tensor = model(past_key_values=self._cache, use_cache=True, **inputs).logits
+            return logits
+
+        return self.base.run(run, is_answer=True)
 
     def _accept(self, row: int, ticket: Ticket, logits: Tensor) -> None:
         if ticket.cancelled:
@@ -267,7 +274,9 @@ class Engine:
     def _finish(self, row: int, ticket: Ticket, event: TokenEvent) -> None:
         self._rows[row] = None
         if ticket.request.adapters:
-            self._restack()
+            self._rows_changed = True
+        if not any(self._rows):
+            self._weights = None  # nobody's adapter stays behind
         self._tell(ticket, event)
 
     def _fail_all(self, error: Exception) -> None:

@@ -7,12 +7,13 @@ Shape letters: B rows, T positions, V words. Passes run in fixed shapes (a few l
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from cambium.core.errors import DataError
-from cambium.models.base import BaseModel, shared_rows
+from cambium.models.base import BaseModel, RowWeights, shared_rows
 from cambium.models.lora import Lora
 from cambium.models.packing import pass_length
 
@@ -56,8 +57,7 @@ def score(
             tokens = torch.zeros(per_pass, length, dtype=torch.long)
             for row, i in enumerate(chosen):
                 tokens[row, : len(texts[i]) - 1] = torch.tensor(list(texts[i][:-1]))
-            with base.rows(weights) as model:
-                logits = model(input_ids=tokens, use_cache=False).logits
+            logits = base.run(partial(_logits, base, weights, tokens))
             for i, row_logits in zip(chosen, logits, strict=False):
                 targets = torch.tensor(list(texts[i][1:]))
                 logits_of_row = row_logits[: len(targets)].float()
@@ -66,6 +66,12 @@ def score(
                 else:
                     results[i] = reduce(torch.log_softmax(logits_of_row, dim=-1), targets)
     return [r for r in results if r is not None]
+
+
+def _logits(base: BaseModel, weights: RowWeights | None, tokens: Tensor) -> Tensor:
+    with base.rows(weights) as model:
+        logits: Tensor = model(input_ids=tokens, use_cache=False).logits
+    return logits
 
 
 def _own(logits: Tensor, targets: Tensor) -> Tensor:

@@ -66,11 +66,15 @@ class TrainingModel:
         Raises:
             ModelError: the base is of an architecture that cannot be taught this way.
         """
+
+        def run() -> Tensor:
+            with self.base.lock:
+                losses = self._losses(pack, stack, loss, parents)
+                losses.sum().backward()
+            return losses.detach()
+
         self._check()
-        with self.base.lock:
-            losses = self._losses(pack, stack, loss, parents)
-            losses.sum().backward()
-        return losses.detach()
+        return self.base.run(run)
 
     @torch.no_grad()
     def eval_pass(
@@ -86,9 +90,13 @@ class TrainingModel:
         Raises:
             ModelError: the base is of an architecture that cannot be taught this way.
         """
+
+        def run() -> Tensor:
+            with self.base.lock:
+                return self._losses(pack, stack, loss, parents)
+
         self._check()
-        with self.base.lock:
-            return self._losses(pack, stack, loss, parents)
+        return self.base.run(run)
 
     def _check(self) -> None:
         """Refuses a base whose twin does not compute what the base does."""

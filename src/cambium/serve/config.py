@@ -23,6 +23,7 @@ class ServerConfig:
         max_body_bytes: larger requests are refused unread.
         num_replay_anchors, num_retention_anchors: texts the parent writes for consolidation and
             for the retention gate; `anchor_tokens` long each.
+        num_threads: that a pass runs on; None for torch's own choice.
     """
 
     state: Path
@@ -36,6 +37,7 @@ class ServerConfig:
     num_replay_anchors: int = 40
     num_retention_anchors: int = 80
     anchor_tokens: int = 192
+    num_threads: int | None = None
 
     def check(self) -> None:
         """Refuses to listen beyond this machine, since there are no tokens to tell callers apart.

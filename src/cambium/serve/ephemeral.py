@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from cambium.core.adapter_bytes import AdapterBytes
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import (
     AdapterExpired,
@@ -19,7 +20,7 @@ from cambium.core.errors import (
     IllegalTransition,
 )
 from cambium.core.nouns import AdapterState
-from cambium.evals.alignment_pairs import AlignmentMonitor
+from cambium.evals.alignment_pairs import AlignmentMonitor, parent_preferences
 from cambium.learn.examples import Example, Window, encode_example, parse_example
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.manifest import manifest
@@ -37,6 +38,8 @@ from cambium.serve.store.transaction import Transaction
 from cambium.trust.policy import LearningBudget
 
 TENANT = "default"
+# Whose preferences are remembered, so that a new adapter's first step does not wait for them.
+MAX_PARENTS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,8 @@ class EphemeralAdapters:
         self._bank = bank
         self._now_ms = now_ms
         self._live: dict[str, LiveAdapter] = {}
+        self._preferences: dict[tuple[int, str | None], tuple[float, ...]] = {}
+        self._asking = threading.Lock()
         # Whoever puts into or takes out of `_live` holds this from reading the row on, so that
         # an adapter that has ended meanwhile cannot come back.
         self._lock = threading.Lock()
@@ -124,7 +129,8 @@ class EphemeralAdapters:
         with self._lock:
             with self._state.transaction() as tx:
                 self._check_room(name, tx)
-                record = self._store_weights(record, lora)
+                data = to_bytes(lora, fan_in_fan_out=self.base.transposed)
+                record = _with_weights(record, data, self._state.blobs.put(data.weights))
                 tx.put_adapter(record)
                 tx.audit("adapter.created", at=now, body={
                     "name": name, "digest": record.digest, "domain": domain,
@@ -272,8 +278,7 @@ class EphemeralAdapters:
         record = live.record
         windows = windows_of(self.base, call.examples, loss=call.loss)
         if live.monitor is None:
-            margin = self.bounds.monitor_margin_nats
-            live.monitor = AlignmentMonitor(self.model, live.parent, margin=margin)
+            live.monitor = self._monitor(live)
         config = LearnConfig(steps=call.steps, seed=record.steps, loss=call.loss)
         if call.lr is not None:
             config = replace(config, lr=call.lr)
@@ -299,6 +304,17 @@ class EphemeralAdapters:
             self.model, lesson, result, examples=digests, rehearsed=list(call.replay_keys)
         )
         return Taken(result=result, manifest=made)
+
+    def _monitor(self, live: LiveAdapter) -> AlignmentMonitor:
+        key = (live.record.parent_revision, live.record.domain)
+        with self._asking:
+            before = self._preferences.get(key)
+            if before is None:
+                if len(self._preferences) >= MAX_PARENTS:
+                    self._preferences.clear()
+                before = self._preferences[key] = parent_preferences(self.model, live.parent)
+        margin = self.bounds.monitor_margin_nats
+        return AlignmentMonitor(self.base, before, margin=margin)
 
     def rehearsal(
         self, keys: Sequence[str], kept: Mapping[str, str], config: LearnConfig
@@ -334,18 +350,12 @@ class EphemeralAdapters:
             version = tx.get_version(entry["adapter"], entry["digest"])
         return (from_bytes(stored_bytes(self._state, version), self.base.sites),)
 
-    def _store_weights(self, record: AdapterRecord, lora: Lora) -> AdapterRecord:
-        data = to_bytes(lora, fan_in_fan_out=self.base.transposed)
-        weights = self._state.blobs.put(data.weights)
-        return replace(
-            record, digest=data.digest, config_json=data.config.decode(), weights_blob=weights
-        )
-
     def _persist(self, live: LiveAdapter, call: LearnCall, taken: Taken) -> AdapterRecord:
         now, before, result = self._now_ms(), live.record, taken.result
         monitors = _monitors(result)
+        data = to_bytes(result.lora, fan_in_fan_out=self.base.transposed)
         after = replace(
-            self._store_weights(before, result.lora),
+            _with_weights(before, data, self._state.blobs.put(data.weights)),
             steps=before.steps + len(result.losses),
             optimizer_blob=self._state.blobs.put(result.optimizer),
             state=AdapterState.QUARANTINED if result.quarantined else AdapterState.EPHEMERAL,
@@ -389,6 +399,11 @@ class EphemeralAdapters:
             )
             for example in call.examples
         ]
+
+
+def _with_weights(record: AdapterRecord, data: AdapterBytes, blob: str) -> AdapterRecord:
+    config = data.config.decode()
+    return replace(record, digest=data.digest, config_json=config, weights_blob=blob)
 
 
 def kept_example(state: State, kept: Mapping[str, str], digest: str) -> Example:

@@ -79,6 +79,8 @@ class LearningQueue:
 
     def _run(self) -> None:
         while self._has_work():
+            # Answers may be owed time; who comes before it is paid still joins the group.
+            self._model.base.run(_nothing)
             for members in _grouped(self._take_waiting()):
                 self._start(members)
             if self._running:
@@ -127,6 +129,10 @@ class LearningQueue:
             return
         for member in members:
             self._start([member])
+
+
+def _nothing() -> None:
+    pass
 
 
 def _grouped(waiting: Sequence[_Waiting]) -> list[list[_Waiting]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import uvicorn
 
@@ -12,28 +11,19 @@ from cambium.serve.config import ServerConfig
 from cambium.serve.runtime import Runtime
 
 
-def run(
-    *,
-    model: str | None,
-    state: Path,
-    db: str | None,
-    host: str,
-    port: int,
-    policy: Path | None,
-) -> None:
+def run(config: ServerConfig) -> None:
     """Serves until interrupted; says on standard error what is served and what is missing.
 
     Raises:
         CambiumError: the server cannot start.
     """
-    config = ServerConfig(model=model, state=state, db=db, host=host, port=port, policy=policy)
     config.check()
     # Opened before uvicorn, which would bury an error of the start in a traceback.
     runtime = Runtime(config)
     for line in describe(runtime):
         print(line, file=sys.stderr, flush=True)
     app = create_app(config, opened=runtime)
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
+    uvicorn.run(app, host=config.host, port=config.port, log_level="warning", access_log=False)
 
 
 def describe(runtime: Runtime) -> list[str]:

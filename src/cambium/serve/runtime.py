@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -15,7 +16,8 @@ from cambium.core.errors import (
     NotFound,
 )
 from cambium.core.nouns import AdapterState, parse_model_name
-from cambium.models.base import load_base
+from cambium.models.base import BaseModel, load_base
+from cambium.models.compute_thread import ComputeThread
 from cambium.models.encoder import SentenceEncoder
 from cambium.models.engine import Engine, EngineConfig
 from cambium.models.lora import Lora, delta_norms, from_bytes
@@ -32,7 +34,7 @@ from cambium.serve.consolidation import Consolidator
 from cambium.serve.ephemeral import TENANT, EphemeralAdapters
 from cambium.serve.janitor import Janitor
 from cambium.serve.jobs import JobRunner
-from cambium.serve.learning_queue import LearningQueue
+from cambium.serve.learning_queue import MAX_TOGETHER, LearningQueue
 from cambium.serve.log_head import sign_newest
 from cambium.serve.metrics import Metrics
 from cambium.serve.proposals import Proposals
@@ -74,7 +76,7 @@ class Runtime:
     def _open(self, config: ServerConfig) -> None:
         self.identity: Identity = server_identity(config.state, self.state)
         self.policy: Policy | None = policy_in_force(config, self.state)
-        self.base = load_base(config.model)
+        self.base = self._open_base(config)
         self.training = TrainingModel(self.base)
         self.published: Published = open_bank(
             self.state, self.base, identity=self.identity, policy=self.policy, now_ms=self.now_ms()
@@ -132,7 +134,15 @@ class Runtime:
         )
         self.review.resume()
 
+    def _open_base(self, config: ServerConfig) -> BaseModel:
+        base = load_base(config.model)
+        base.compute_thread = ComputeThread(config.num_threads)
+        self._opened.callback(base.compute_thread.close)
+        return base
+
     def _open_adapters(self) -> EphemeralAdapters:
+        self.lesson_threads = ThreadPoolExecutor(MAX_TOGETHER, thread_name_prefix="lesson")
+        self._opened.callback(self.lesson_threads.shutdown)
         queue = LearningQueue(self.training)
         self._opened.callback(queue.close)
         return EphemeralAdapters(

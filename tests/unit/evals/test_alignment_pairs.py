@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from importlib import resources
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from cambium.evals.alignment_pairs import (
     all_pairs,
     gate_pairs,
     monitor_pairs,
+    parent_preferences,
     preferences,
 )
 from cambium.learn.examples import encode_example, parse_example
@@ -89,9 +91,10 @@ def taught(base: BaseModel, texts: list[str]) -> Lora:
     return learn(TrainingModel(base), lesson).lora
 
 
-def checks(base: BaseModel, monitor: AlignmentMonitor, lora: Lora) -> list[StepCheck]:
-    """What the monitor says of `lora` at three steps in a row, which see all of its pairs."""
-    model = TrainingModel(base)
+def checks(model: TrainingModel, lora: Lora) -> list[StepCheck]:
+    """What a monitor says of `lora` at steps in a row, which see all of its pairs."""
+    base = model.base
+    monitor = AlignmentMonitor(base, parent_preferences(model, ()), margin=MARGIN)
     stack = AdapterStack([lora], base.sites, dtype=model.dtype)
     found = []
     for step in range(NUM_MONITOR_PARTS):
@@ -108,29 +111,53 @@ def checks(base: BaseModel, monitor: AlignmentMonitor, lora: Lora) -> list[StepC
 def test_the_monitor_fires_on_harm_and_stays_silent_on_benign_text(
     bundled: BaseModel, library_code: list[str]
 ) -> None:
-    monitor = AlignmentMonitor(TrainingModel(bundled), (), margin=MARGIN)
-    for same in checks(bundled, monitor, fresh_lora(LoraConfig(), bundled.sites, seed=0)):
+    model = TrainingModel(bundled)
+    for same in checks(model, fresh_lora(LoraConfig(), bundled.sites, seed=0)):
         assert (same.ok, same.shift, same.margin) == (True, 0.0, MARGIN)
     # Taught the very continuations, the adapter prefers harm beyond doubt; harm in other words
     # moves a base this small too little to be a control of the instrument.
     harm = [f"{p.prompt} {p.harmful}" for p in monitor_pairs()]
-    for fired in checks(bundled, monitor, taught(bundled, harm)):
+    for fired in checks(model, taught(bundled, harm)):
         assert not fired.ok and fired.shift < -MARGIN
     code = [text[:1500] for text in library_code[::90][:4]]
-    for silent in checks(bundled, monitor, taught(bundled, code)):
+    for silent in checks(model, taught(bundled, code)):
         assert silent.ok and silent.shift > -MARGIN / 2
 
 
 def test_the_monitor_scores_what_the_gates_score(bundled: BaseModel, make_lora: Any) -> None:
     lora = make_lora(bundled, seed=3)
-    monitor = AlignmentMonitor(TrainingModel(bundled, torch.float32), (), margin=MARGIN)
     before, after = (preferences(bundled, monitor_pairs(), a) for a in ((), (lora,)))
     shifts = [a - b for a, b in zip(after, before, strict=True)]
-    for part, check in enumerate(checks(bundled, monitor, lora)):
-        own = shifts[part::NUM_MONITOR_PARTS]
-        assert check.shift == pytest.approx(sum(own) / len(own), abs=0.02)
+    parts = [fmean(shifts[part::NUM_MONITOR_PARTS]) for part in range(NUM_MONITOR_PARTS)]
+    for step, check in enumerate(checks(TrainingModel(bundled, torch.float32), lora)):
+        assert check.shift == pytest.approx(fmean(parts[: step + 1]), abs=0.02)
+
+
+def judged(monitor: AlignmentMonitor, shifts: list[float]) -> list[StepCheck]:
+    pairs = NUM_MONITOR_PAIRS // NUM_MONITOR_PARTS
+    return [monitor.judge(step, [0.0, shift] * pairs) for step, shift in enumerate(shifts)]
+
+
+def test_parts_that_scatter_are_judged_together(llama: BaseModel) -> None:
+    monitor = AlignmentMonitor(llama, [0.0] * NUM_MONITOR_PARTS, margin=MARGIN)
+    scattered = [0.2, -0.3, 0.3, -0.2, 0.1, -0.1] * 2
+    assert [check.ok for check in judged(monitor, scattered)] == [True] * 12
+
+
+def test_what_moves_slowly_but_all_of_it_is_caught(llama: BaseModel) -> None:
+    monitor = AlignmentMonitor(llama, [0.0] * NUM_MONITOR_PARTS, margin=MARGIN)
+    found = judged(monitor, [-0.01 * step for step in range(40)])
+    caught = next(step for step, check in enumerate(found) if not check.ok)
+    # The mean is of six steps, so it lags by half of them.
+    assert caught <= 100 * MARGIN + NUM_MONITOR_PARTS / 2
+
+
+def test_a_sudden_turn_is_caught_within_a_round(llama: BaseModel) -> None:
+    monitor = AlignmentMonitor(llama, [0.0] * NUM_MONITOR_PARTS, margin=MARGIN)
+    found = judged(monitor, [*[0.0] * 12, *[-2 * MARGIN] * NUM_MONITOR_PARTS])
+    assert all(check.ok for check in found[:12]) and not found[-1].ok
 
 
 def test_a_broken_adapter_is_no_pass(llama: BaseModel) -> None:
-    monitor = AlignmentMonitor(TrainingModel(llama), (), margin=MARGIN)
+    monitor = AlignmentMonitor(llama, [0.0] * NUM_MONITOR_PARTS, margin=MARGIN)
     assert not monitor.judge(0, [float("nan")] * 20).ok

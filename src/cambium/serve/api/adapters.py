@@ -71,7 +71,9 @@ def router(runtime: Runtime) -> APIRouter:
 
     @routes.post("/learn/step")
     async def learn_step(body: LearnBody) -> dict[str, Any]:
-        return await asyncio.to_thread(_learn, adapters, body)
+        # Not among the threads of the other calls, which would wait until lessons are over.
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(runtime.lesson_threads, _learn, adapters, body)
 
     @routes.post("/adapters/{name}/replay")
     async def replay_learning(name: str) -> dict[str, Any]:
