@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 from cambium.core.errors import Stopped
 from cambium.models.engine import Engine, GenerationRequest, TokenEvent
+from cambium.models.lora import Lora
+from cambium.models.sampling import SamplingConfig
 
 
 def write(
@@ -44,3 +46,29 @@ def write(
             raise broken[0].error
         raise Stopped("the engine closed while texts were written", mend="start again")
     return texts
+
+
+def go_on(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    adapters: tuple[Lora, ...],
+    num_tokens: int,
+    seed: int,
+) -> list[list[int]]:
+    """Returns how each text goes on at temperature 0.7, each from its own seed, as token ids.
+
+    Raises:
+        Stopped: as `write`.
+    """
+    end = engine.base.tokenizer.eos_token_id
+    requests = [
+        GenerationRequest(
+            prompt=prompt,
+            adapters=adapters,
+            max_tokens=num_tokens,
+            sampling=SamplingConfig(temperature=0.7, seed=(seed + i) % 2**63),
+            stop_ids=frozenset() if end is None else frozenset({end}),
+        )
+        for i, prompt in enumerate(prompts)
+    ]
+    return write(engine, requests)

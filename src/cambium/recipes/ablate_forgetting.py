@@ -20,6 +20,7 @@ from cambium.models.training_model import TrainingModel
 from cambium.recipes import image_stream, intent_stream, text_stream
 from cambium.recipes.ablation_plot import picture
 from cambium.recipes.class_stream import ClassStreamConfig
+from cambium.recipes.journal import Journal
 from cambium.recipes.text_stream import TextStreamConfig
 
 TEXT_VARIANTS: dict[str, dict[str, Any]] = {
@@ -78,9 +79,8 @@ def run(recipe: AblationRecipe, out: Path, report: Callable[[dict[str, float]], 
     """Makes the runs missing in `out`, then `summary.json` and a picture of each stream."""
     prepare_process()
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "runs.jsonl"
-    done = read_runs(path)
-    path.write_text("".join(json.dumps(row) + "\n" for row in done), encoding="utf-8")
+    journal = Journal(out / "runs.jsonl")
+    done = journal.rows
     model = TrainingModel(load_base())
     plan = list(_plan(recipe))
     for number, (stream, variant, seed) in enumerate(plan):
@@ -88,26 +88,11 @@ def run(recipe: AblationRecipe, out: Path, report: Callable[[dict[str, float]], 
             continue
         found = _measure(recipe, stream, variant, seed, model)
         row = {"stream": stream, "variant": variant, "seed": seed, **found}
-        with path.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(row) + "\n")
-        done.append(row)
+        journal.add(row)
         (out / "summary.json").write_text(json.dumps(summary(done), indent=1) + "\n")
         (out / f"{stream}.svg").write_text(picture(summary(done), stream), encoding="utf-8")
         loss = float(next(iter(found.values())))
         report({"share": (number + 1) / len(plan), "step": number + 1, "tokens": 0, "loss": loss})
-
-
-def read_runs(path: Path) -> list[dict[str, Any]]:
-    """Returns the finished runs; a last line that was cut off does not count."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

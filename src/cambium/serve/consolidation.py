@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -22,12 +23,11 @@ from cambium.evals.gates.context import ScoredText
 from cambium.learn.consolidate import ConsolidateConfig, consolidate, with_teacher
 from cambium.learn.examples import Example, Window, encode_example
 from cambium.models.anchors import write_anchors
-from cambium.models.engine import Engine, GenerationRequest
-from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
+from cambium.models.engine import Engine
+from cambium.models.lora import LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.router import RouterConfig, RouterIndex, pieces
-from cambium.models.sampling import SamplingConfig
 from cambium.models.training_model import TrainingModel
-from cambium.models.writing import write
+from cambium.models.writing import go_on
 from cambium.serve.bank import Bank
 from cambium.serve.store.blobs import BlobStore
 
@@ -160,32 +160,11 @@ class Consolidator:
             documents=[t for e in inputs.kept for t in self._scored(e)],
             anchors=context,
             max_relative_change=max_relative_change,
-            write=self._write,
+            write=partial(go_on, self.engine),
             embed=self.embed,
             known=self._known.setdefault(parent.ref.digest if parent else "base", {}),
             seed=inputs.seed,
         )
-
-    def _write(
-        self,
-        prompts: Sequence[Sequence[int]],
-        adapters: tuple[Lora, ...],
-        num_tokens: int,
-        seed: int,
-    ) -> list[list[int]]:
-        """Returns what the engine writes, each text from its own seed."""
-        end = self.engine.base.tokenizer.eos_token_id
-        requests = [
-            GenerationRequest(
-                prompt=prompt,
-                adapters=adapters,
-                max_tokens=num_tokens,
-                sampling=SamplingConfig(temperature=0.7, seed=(seed + i) % 2**63),
-                stop_ids=frozenset() if end is None else frozenset({end}),
-            )
-            for i, prompt in enumerate(prompts)
-        ]
-        return write(self.engine, requests)
 
     def _scored(self, example: Example) -> list[ScoredText]:
         base = self.engine.base

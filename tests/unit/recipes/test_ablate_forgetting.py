@@ -9,6 +9,7 @@ import pytest
 
 from cambium.recipes import ablate_forgetting as ablation
 from cambium.recipes.ablation_plot import picture
+from cambium.recipes.journal import Journal
 
 
 def test_runs_that_are_there_are_not_made_again(
@@ -39,7 +40,7 @@ def test_runs_that_are_there_are_not_made_again(
 
     monkeypatch.setattr(ablation, "_measure", rest)
     ablation.run(recipe, tmp_path, lambda row: None)
-    assert len(ablation.read_runs(tmp_path / "runs.jsonl")) == len(made)
+    assert len(Journal(tmp_path / "runs.jsonl").rows) == len(made)
     wanted = len(ablation.TEXT_VARIANTS) + 2 * len(ablation.CLASS_VARIANTS)
     assert len(made) == len(set(made)) == 2 * wanted
     rows = json.loads((tmp_path / "summary.json").read_text())
