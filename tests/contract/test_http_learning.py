@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.serving import FACTS, HARBOUR, Clock, People, Server, served, small_config, tiny_base
@@ -269,3 +270,15 @@ def test_the_encoder_and_reserved_names_stay_free(server: Server) -> None:
     for name in ("base", "stable", server.runtime.encoder.name):
         refused = server.http.post("/adapters/ephemeral", json={"task_id": name})
         assert refused.status_code == 400, name
+
+
+def test_lessons_that_wait_leave_the_other_calls_alone(server: Server) -> None:
+    names = [f"crowd-{i}" for i in range(10)]  # more than the other calls have threads
+    for name in names:
+        server.create(name)
+    with ThreadPoolExecutor(len(names) + 1) as pool:
+        with server.runtime.base.rows(None):  # nothing is computed meanwhile
+            lessons = [pool.submit(server.teach, name, FACTS[:1], steps=1) for name in names]
+            assert pool.submit(server.get, "/proposals").result(20)["proposals"] == []
+            assert not any(lesson.done() for lesson in lessons)
+        assert all(lesson.result(60)["steps"] == 1 for lesson in lessons)

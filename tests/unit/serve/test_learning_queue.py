@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +14,7 @@ from cambium.learn.examples import Window
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.online import learn
 from cambium.models.base import BaseModel
+from cambium.models.compute_thread import ComputeThread
 from cambium.models.lora import LoraConfig, fresh_lora
 from cambium.models.training_model import TrainingModel
 from cambium.serve import learning_queue as module
@@ -122,3 +124,33 @@ def test_what_is_not_done_at_the_end_is_told_so(llama: BaseModel) -> None:
     queue.close()
     with pytest.raises(Stopped):
         queue.learn(lesson(llama, 0), tenant="t")
+
+
+def test_whoever_comes_while_answers_are_owed_time_joins_the_group(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    made = module.LessonGroup
+
+    def counting(model: TrainingModel, lessons: Any) -> Any:
+        sizes.append(len(lessons))
+        return made(model, lessons)
+
+    monkeypatch.setattr(module, "LessonGroup", counting)
+    monkeypatch.setattr(llama, "compute_thread", ComputeThread(2))
+    assert llama.compute_thread is not None
+    queue = LearningQueue(TrainingModel(llama, torch.float32))
+    try:
+        llama.expect_answers(True)
+        llama.run(lambda: time.sleep(0.01))
+        llama.compute_thread._debt_s = 1e6
+        with ThreadPoolExecutor(5) as pool:
+            asked = [pool.submit(queue.learn, lesson(llama, s), tenant="t") for s in range(5)]
+            while len(queue._waiting) < 5:
+                time.sleep(0.001)
+            llama.expect_answers(False)
+            assert all(one.result(60).losses for one in asked)
+        assert sizes == [5]
+    finally:
+        queue.close()
+        llama.compute_thread.close()
