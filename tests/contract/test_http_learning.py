@@ -9,6 +9,7 @@ import pytest
 from tests.serving import FACTS, HARBOUR, Clock, People, Server, served, small_config, tiny_base
 
 from cambium.core.canonical import is_digest
+from cambium.core.errors import Stopped
 from cambium.learn.objectives.trust_region import TrustRegion
 
 
@@ -282,3 +283,21 @@ def test_lessons_that_wait_leave_the_other_calls_alone(server: Server) -> None:
             assert pool.submit(server.get, "/proposals").result(20)["proposals"] == []
             assert not any(lesson.done() for lesson in lessons)
         assert all(lesson.result(60)["steps"] == 1 for lesson in lessons)
+
+
+def test_the_first_lesson_finds_the_server_warm(server: Server) -> None:
+    adapters = server.runtime.adapters
+    known = dict(adapters._preferences)
+    assert known  # of the bare base, before anybody asked
+    adapters.warm_up()
+    assert adapters._preferences == known
+
+
+def test_a_warm_up_that_fails_is_nobodys_error(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object, **named: object) -> None:
+        raise Stopped("closing", mend="later")
+
+    monkeypatch.setattr(server.runtime.adapters._queue, "learn", refuse)
+    server.runtime.adapters.warm_up()

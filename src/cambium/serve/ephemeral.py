@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from cambium.core.errors import (
     AdapterExpired,
     AdapterQuarantined,
     BudgetExceeded,
+    CambiumError,
     ConsentMissing,
     IllegalTransition,
 )
@@ -40,6 +42,8 @@ from cambium.trust.policy import LearningBudget
 TENANT = "default"
 # Whose preferences are remembered, so that a new adapter's first step does not wait for them.
 MAX_PARENTS = 256
+WARM_UP_TOKENS = 64
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +282,8 @@ class EphemeralAdapters:
         record = live.record
         windows = windows_of(self.base, call.examples, loss=call.loss)
         if live.monitor is None:
-            live.monitor = self._monitor(live)
+            record = live.record
+            live.monitor = self._monitor(record.parent_revision, record.domain, live.parent)
         config = LearnConfig(steps=call.steps, seed=record.steps, loss=call.loss)
         if call.lr is not None:
             config = replace(config, lr=call.lr)
@@ -305,14 +310,33 @@ class EphemeralAdapters:
         )
         return Taken(result=result, manifest=made)
 
-    def _monitor(self, live: LiveAdapter) -> AlignmentMonitor:
-        key = (live.record.parent_revision, live.record.domain)
+    def warm_up(self) -> None:
+        """Pays what a server's first lesson would: the base's preferences, kernels for its shapes.
+
+        Nothing comes of it. A base that cannot learn says so to whoever teaches it.
+        """
+        text = Window(tokens=tuple(range(min(WARM_UP_TOKENS, self.base.context))))
+        try:
+            lesson = Lesson(
+                learner=Learner(lora=fresh_lora(LoraConfig(), self.base.sites, seed=0)),
+                windows=[text],
+                config=LearnConfig(steps=1),
+                monitor=self._monitor(self._bank().revision.number, None, ()),
+            )
+            self._queue.learn(lesson, tenant=TENANT)
+        except CambiumError as error:
+            _log.info("no warm-up: %s", error)
+
+    def _monitor(
+        self, revision: int, domain: str | None, parent: tuple[Lora, ...]
+    ) -> AlignmentMonitor:
+        key = (revision, domain)
         with self._asking:
             before = self._preferences.get(key)
             if before is None:
                 if len(self._preferences) >= MAX_PARENTS:
                     self._preferences.clear()
-                before = self._preferences[key] = parent_preferences(self.model, live.parent)
+                before = self._preferences[key] = parent_preferences(self.model, parent)
         margin = self.bounds.monitor_margin_nats
         return AlignmentMonitor(self.base, before, margin=margin)
 

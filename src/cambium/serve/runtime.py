@@ -145,7 +145,7 @@ class Runtime:
         self._opened.callback(self.lesson_threads.shutdown)
         queue = LearningQueue(self.training)
         self._opened.callback(queue.close)
-        return EphemeralAdapters(
+        adapters = EphemeralAdapters(
             self.training,
             self.state,
             queue=queue,
@@ -153,6 +153,8 @@ class Runtime:
             bank=lambda: self.bank,
             now_ms=self.now_ms,
         )
+        self.lesson_threads.submit(adapters.warm_up)
+        return adapters
 
     @property
     def bank(self) -> Bank:
