@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -12,29 +11,35 @@ from typing import Any
 import torch
 
 from cambium.core.adapter_bytes import AdapterBytes
-from cambium.core.canonical import canonical_json
 from cambium.core.errors import (
     AdapterExpired,
     AdapterQuarantined,
     BudgetExceeded,
     CambiumError,
-    ConsentMissing,
     IllegalTransition,
 )
 from cambium.core.nouns import AdapterState
 from cambium.evals.alignment_pairs import AlignmentMonitor, parent_preferences
-from cambium.learn.examples import Example, Window, encode_example, parse_example
+from cambium.learn.examples import Window
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.manifest import manifest
 from cambium.learn.passes import deal
 from cambium.learn.rehearsal import Rehearsal
-from cambium.models.base import BaseModel
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.training_model import TrainingModel
 from cambium.serve.bank import Bank, stored_bytes
 from cambium.serve.bounds import LearnCall, check_adapter, check_call, check_result
 from cambium.serve.learning_queue import LearningQueue
-from cambium.serve.store.records import AdapterRecord, ExampleRecord, LearnRecord
+from cambium.serve.lessons import (
+    Taken,
+    fresh_seed,
+    keep_examples,
+    kept_example,
+    learn_record,
+    monitors_view,
+    windows_of,
+)
+from cambium.serve.store.records import AdapterRecord, ExampleRecord
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.policy import LearningBudget
@@ -44,14 +49,6 @@ TENANT = "default"
 MAX_PARENTS = 256
 WARM_UP_TOKENS = 64
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Taken:
-    """Steps that were taken, and what derives them again."""
-
-    result: LearnResult
-    manifest: dict[str, object]
 
 
 @dataclass(kw_only=True)
@@ -376,7 +373,7 @@ class EphemeralAdapters:
 
     def _persist(self, live: LiveAdapter, call: LearnCall, taken: Taken) -> AdapterRecord:
         now, before, result = self._now_ms(), live.record, taken.result
-        monitors = _monitors(result)
+        monitors = monitors_view(result)
         data = to_bytes(result.lora, fan_in_fan_out=self.base.transposed)
         after = replace(
             _with_weights(before, data, self._state.blobs.put(data.weights)),
@@ -385,7 +382,9 @@ class EphemeralAdapters:
             state=AdapterState.QUARANTINED if result.quarantined else AdapterState.EPHEMERAL,
             detail={**before.detail, "monitors": monitors},
         )
-        kept = self._kept_examples(before.name, call, now) if not result.quarantined else []
+        kept = (
+            keep_examples(self._state, before.name, call, at=now) if not result.quarantined else []
+        )
         with self._lock:
             with self._state.transaction() as tx:
                 row = self._as_of_now(tx.get_adapter(before.name))
@@ -393,7 +392,7 @@ class EphemeralAdapters:
                     raise AdapterExpired(f"adapter {before.name!r} ended while it learned",
                                          mend="create another")  # fmt: skip
                 tx.put_adapter(after)
-                tx.add_learn_step(_learn_record(before, after, call, taken, at=now))
+                tx.add_learn_step(learn_record(before, after, call, taken, at=now))
                 for example in kept:
                     tx.add_example(example)
                 kind = "adapter.quarantined" if result.quarantined else "adapter.learned"
@@ -408,92 +407,13 @@ class EphemeralAdapters:
                 self._live[after.name] = replace(live, record=after, lora=result.lora)
         return after
 
-    def _kept_examples(self, name: str, call: LearnCall, now: int) -> list[ExampleRecord]:
-        if not call.consent:
-            return []
-        return [
-            ExampleRecord(
-                adapter=name,
-                digest=example.digest,
-                blob=self._state.blobs.put(canonical_json(dict(example.content))),
-                kind=example.kind,
-                source=call.source,
-                consent=call.consent,
-                at=now,
-            )
-            for example in call.examples
-        ]
-
 
 def _with_weights(record: AdapterRecord, data: AdapterBytes, blob: str) -> AdapterRecord:
     config = data.config.decode()
     return replace(record, digest=data.digest, config_json=config, weights_blob=blob)
 
 
-def kept_example(state: State, kept: Mapping[str, str], digest: str) -> Example:
-    """Returns an example that was given with consent.
-
-    Raises:
-        ConsentMissing: it was not, or is gone.
-    """
-    if digest not in kept:
-        raise ConsentMissing(
-            f"no example {digest[:80]!r} is kept for this adapter: it was given without consent, "
-            "or not to it",
-            mend="give consent with what is to be gone through again",
-        )
-    return parse_example(json.loads(state.blobs.get(kept[digest])))
-
-
-def fresh_seed(name: str) -> int:
-    """Returns what a new adapter's random half is drawn from."""
-    return int.from_bytes(name.encode()[:6], "big")
-
-
-def windows_of(base: BaseModel, examples: Sequence[Example], *, loss: str) -> list[Window]:
-    """Returns what a call's examples are to the learner.
-
-    Raises:
-        DataError: an example that the loss cannot use.
-    """
-    found = (encode_example(base.tokenizer, e, base.context, loss=loss) for e in examples)
-    return [window for windows in found for window in windows]
-
-
 def _ended(record: AdapterRecord) -> AdapterRecord:
     quarantined = record.state is AdapterState.QUARANTINED
     state = AdapterState.QUARANTINED if quarantined else AdapterState.EXPIRED
     return replace(record, state=state, weights_blob=None, optimizer_blob=None)
-
-
-def _monitors(result: LearnResult) -> dict[str, object]:
-    alignment = {
-        "ok": not result.quarantined,
-        "margin": result.checks[-1].margin if result.checks else None,
-        "shifts": [round(check.shift, 6) for check in result.checks],
-    }
-    return {"alignment": alignment, "trust_region": {"ok": not result.reset}}
-
-
-def _learn_record(
-    before: AdapterRecord,
-    after: AdapterRecord,
-    call: LearnCall,
-    taken: Taken,
-    *,
-    at: int,
-) -> LearnRecord:
-    result = taken.result
-    return LearnRecord(
-        adapter=after.name,
-        at=at,
-        digest_before=before.digest,
-        digest_after=after.digest,
-        losses=result.losses,
-        steps=len(result.losses),
-        num_examples=len(call.examples),
-        consent=call.consent,
-        source=call.source,
-        monitors=_monitors(result),
-        manifest=taken.manifest,
-    )

@@ -10,7 +10,8 @@ from cambium.core.errors import AdapterExpired, DataError
 from cambium.learn.lesson import LearnConfig, Learner
 from cambium.learn.manifest import machine, replay
 from cambium.models.lora import fresh_lora, read_config, to_bytes
-from cambium.serve.ephemeral import EphemeralAdapters, fresh_seed, kept_example, windows_of
+from cambium.serve.ephemeral import EphemeralAdapters
+from cambium.serve.lessons import fresh_seed, kept_example, windows_of
 from cambium.serve.store.records import AdapterRecord
 from cambium.serve.store.state import State
 

@@ -21,7 +21,8 @@ from cambium.learn.examples import Example
 from cambium.learn.lesson import LearnConfig, LearnResult
 from cambium.learn.marking import Mark, mark
 from cambium.serve.bounds import LearnCall
-from cambium.serve.ephemeral import EphemeralAdapters, LiveAdapter, windows_of
+from cambium.serve.ephemeral import EphemeralAdapters, LiveAdapter
+from cambium.serve.lessons import windows_of
 from cambium.trust.policy import TrafficBudget
 
 LOSS = "prompt"
