@@ -39,7 +39,7 @@ from cambium.serve.lessons import (
     monitors_view,
     windows_of,
 )
-from cambium.serve.store.records import AdapterRecord, ExampleRecord
+from cambium.serve.store.records import AdapterRecord
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.policy import LearningBudget
