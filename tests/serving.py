@@ -61,6 +61,7 @@ max_live_adapters = 32
 max_total_steps_per_adapter = 64
 max_relative_change = {max_change}
 monitor_margin_nats = {margin}
+replay_tokens = {replay_tokens}
 [traffic]
 learn = {traffic}
 tenants = ["default"]
@@ -90,6 +91,7 @@ class Rules:
 
     domains: tuple[str, ...] = ("*",)
     margin: float = 0.15
+    replay_tokens: int = 10_000
     traffic: bool = True
     max_change: float = 50.0
     retention: float = -0.9
@@ -115,6 +117,7 @@ class Rules:
             people=people,
             max_change=self.max_change,
             margin=self.margin,
+            replay_tokens=self.replay_tokens,
             traffic=str(self.traffic).lower(),
             gates="".join(
                 _GATE.format(name=n, threshold=t, fewest=a, most=b, passes=self.passes)

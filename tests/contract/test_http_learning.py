@@ -37,7 +37,10 @@ def test_a_new_adapter_says_what_it_is(server: Server, clock: Clock) -> None:
     assert view["expires_at"] == made["expires_at"] == view["created_at"] + 60
     assert (view["domain"], view["safety_scope"], view["parent_revision"]) == ("d", "text", 1)
     assert server.get("/adapters/shape@" + made["digest"]) == view
-    assert view in [dict(a, versions=[], traffic=None) for a in server.get("/adapters")["adapters"]]
+    assert view in [
+        dict(a, versions=[], traffic=None, replay={"rows": 0, "tokens": 0})
+        for a in server.get("/adapters")["adapters"]
+    ]
 
 
 def test_learning_says_what_happened_and_is_served_at_once(server: Server) -> None:
@@ -126,24 +129,49 @@ def test_what_was_learned_without_consent_cannot_be_replayed(server: Server) -> 
 
 
 def test_kept_examples_are_gone_through_again(server: Server) -> None:
-    names = ("fresh-eyes", "old-hand")
-    for name in names:
+    """By themselves, and where a call names them; the control kept nothing to go through."""
+    first: dict[str, object] = {"consent": "given", "by-hand": "given", "control": None}
+    for name, consent in first.items():
         server.create(name)
-        server.teach(name, FACTS[:3], steps=4)
+        server.teach(name, FACTS[:3], steps=4, consent=consent)
     with server.runtime.state.read() as tx:
-        keys = [e.digest for e in tx.list_examples("old-hand")]
-    body = {"examples": [{"text": t} for t in HARBOUR[:3]], "steps": 4, "lr": 0.02, "consent": True}
-    free = server.post("/learn/step", adapter_id="fresh-eyes", **body)
-    held = server.post("/learn/step", adapter_id="old-hand", replay_keys=keys, **body)
-    assert held["digest_after"] != free["digest_after"]
-    forgot, kept = (
-        server.teach(n, FACTS[:3], steps=1, lr=1e-9, consent=None)["loss_before"] for n in names
-    )
-    assert kept < forgot
+        keys = [e.digest for e in tx.list_examples("by-hand")]
+    body = {"examples": [{"text": t} for t in HARBOUR[:3]], "steps": 4, "lr": 0.02}
+    named = {"by-hand": {"replay_keys": keys, "consent": True}}
+    ends = {
+        n: server.post("/learn/step", adapter_id=n, **body, **named.get(n, {}))["digest_after"]
+        for n in first
+    }
+    assert len(set(ends.values())) == 3
+    lost = {
+        n: server.teach(n, FACTS[:3], steps=1, lr=1e-9, consent=None)["loss_before"] for n in first
+    }
+    assert lost["consent"] < lost["control"] and lost["by-hand"] < lost["control"]
     server.create("replayed")
     server.teach("replayed", FACTS[:3], steps=2)
-    server.post("/learn/step", adapter_id="replayed", replay_keys=keys, **body)
+    server.post("/learn/step", adapter_id="replayed", replay_keys=keys, consent=True, **body)
+    server.teach("replayed", HARBOUR[3:5], steps=2)
     assert server.post("/adapters/replayed/replay")["ok"] is True
+
+
+def test_withdrawn_consent_leaves_nothing_to_go_through(server: Server) -> None:
+    server.create("wavering")
+    for source, texts in (("ann", FACTS[:3]), ("bob", HARBOUR[:3])):
+        server.teach("wavering", texts, steps=1, source=source)
+    both = server.get("/adapters/wavering")["replay"]
+    assert both["rows"] == 6
+    gone = server.http.delete("/adapters/wavering/examples", params={"source": "ann"}).json()
+    assert gone == {"adapter_id": "wavering", "forgotten": 3}
+    assert server.get("/adapters/wavering")["replay"]["rows"] == 3
+    with server.runtime.state.read() as tx:
+        assert {e.source for e in tx.list_examples("wavering")} == {"bob"}
+        assert {r.source for r in tx.list_replay("wavering")} == {"bob"}
+        assert tx.last_audit_entry().kind == "adapter.consent_withdrawn"
+    assert server.http.delete("/adapters/wavering/examples").json()["forgotten"] == 3
+    server.teach("wavering", FACTS[3:4], steps=1, consent=None)
+    refused = server.http.post("/adapters/wavering/replay")
+    assert (refused.status_code, refused.json()["code"]) == (409, "consent_missing")
+    assert server.http.delete("/adapters/nobody/examples").status_code == 404
 
 
 def test_what_was_not_kept_cannot_be_gone_through_again(server: Server) -> None:

@@ -33,7 +33,7 @@ from cambium.models.chunked_head import cross_entropy
 from cambium.models.packing import IGNORED, Segment, targets_of
 from cambium.models.training_model import TrainingModel
 
-FORMAT = 1
+FORMAT = 2
 
 
 def machine(model: TrainingModel) -> dict[str, object]:
@@ -53,12 +53,13 @@ def manifest(
     result: LearnResult,
     *,
     examples: Sequence[str],
-    rehearsed: Sequence[str] = (),
+    rehearsed: Sequence[tuple[str, float]] = (),
 ) -> dict[str, object]:
     """Returns the manifest of a lesson that was learned, as canonical JSON can hold it.
 
     Args:
-        examples: digests of what was fed, in order; `rehearsed` of what was gone through again.
+        examples: digests of what was fed, in order.
+        rehearsed: what was gone through again, each with what it counted.
     """
     if result.frame is None:
         raise DataError("this result has no frame", mend="make it with a LessonGroup")
@@ -67,7 +68,7 @@ def manifest(
         "format": FORMAT,
         "machine": machine(model),
         "examples": list(examples),
-        "rehearsed": list(rehearsed),
+        "rehearsed": [list(pair) for pair in rehearsed],
         "config": asdict(lesson.config),
         "frame": {k: list(v) if isinstance(v, tuple) else v for k, v in frame.items()},
         "steps": [

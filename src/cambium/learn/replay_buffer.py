@@ -90,7 +90,9 @@ class ReplayBuffer:
     tried: int = 0
 
     def admit(self, row: ReplayRow) -> bool:
-        """Takes a row in if its source has room left, making room by what matters least.
+        """Takes a row in, making room by what matters least.
+
+        A source over its quota gives up rows of its own that matter less, and no others.
 
         Returns:
             Whether it is in now. A row that is there already is left as it was.
@@ -101,9 +103,9 @@ class ReplayBuffer:
         if not row.consent:
             raise ConsentMissing("a text without consent is not kept", mend="give consent with it")
         self.tried += 1
-        if row.key in self.rows or not self._has_quota(row):
-            return False
         row = replace(row, born=self.tried, replays=0)
+        if row.key in self.rows or not self._makes_quota(row):
+            return False
         if self._enters_reservoir(row):
             self.rows[row.key] = replace(row, in_reservoir=True)
             return True
@@ -195,9 +197,20 @@ class ReplayBuffer:
         except (KeyError, TypeError, ValueError) as error:
             raise DataError("this is no replay buffer", mend="start with an empty one") from error
 
-    def _has_quota(self, row: ReplayRow) -> bool:
-        held = sum(r.num_tokens for r in self.rows.values() if r.source == row.source)
-        return held + row.num_tokens <= self.config.source_share * self.config.max_tokens
+    def _makes_quota(self, row: ReplayRow) -> bool:
+        quota = self.config.source_share * self.config.max_tokens
+        own = [r for r in self.rows.values() if r.source == row.source]
+        over = sum(r.num_tokens for r in own) + row.num_tokens - quota
+        # What chance let in stays: priority has no say there.
+        weaker = [r for r in own if not r.in_reservoir and self.priority(r) < self.priority(row)]
+        if sum(r.num_tokens for r in weaker) < over or row.num_tokens > quota:
+            return False
+        for one in sorted(weaker, key=lambda r: (self.priority(r), r.key)):
+            if over <= 0:
+                break
+            del self.rows[one.key]
+            over -= one.num_tokens
+        return True
 
     def _enters_reservoir(self, row: ReplayRow) -> bool:
         """Makes room by chance where the lane is full; priority has no say."""

@@ -35,6 +35,7 @@ BARE_BUDGET = LearningBudget(
     max_total_steps_per_adapter=512,
     max_relative_change=0.5,
     monitor_margin_nats=0.15,
+    replay_tokens=50_000,
 )
 
 

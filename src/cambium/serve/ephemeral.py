@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,8 +23,7 @@ from cambium.evals.alignment_pairs import AlignmentMonitor, parent_preferences
 from cambium.learn.examples import Window
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.manifest import manifest
-from cambium.learn.passes import deal
-from cambium.learn.rehearsal import Rehearsal
+from cambium.learn.replay_buffer import ReplayBuffer
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.training_model import TrainingModel
 from cambium.serve.bank import Bank, stored_bytes
@@ -34,11 +33,11 @@ from cambium.serve.lessons import (
     Taken,
     fresh_seed,
     keep_examples,
-    kept_example,
     learn_record,
     monitors_view,
     windows_of,
 )
+from cambium.serve.rehearsing import Drawn, Rehearsing, copied
 from cambium.serve.store.records import AdapterRecord
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
@@ -58,6 +57,7 @@ class LiveAdapter:
     record: AdapterRecord
     lora: Lora
     parent: tuple[Lora, ...]
+    replay: ReplayBuffer = field(default_factory=ReplayBuffer)
     monitor: AlignmentMonitor | None = None
     busy: threading.Lock = field(default_factory=threading.Lock)
 
@@ -76,6 +76,7 @@ class EphemeralAdapters:
         state: State,
         *,
         queue: LearningQueue,
+        rehearsing: Rehearsing,
         bounds: LearningBudget,
         bank: Callable[[], Bank],
         now_ms: Callable[[], int],
@@ -85,6 +86,7 @@ class EphemeralAdapters:
         self.bounds = bounds
         self._state = state
         self._queue = queue
+        self.rehearsing = rehearsing
         self._bank = bank
         self._now_ms = now_ms
         self._live: dict[str, LiveAdapter] = {}
@@ -136,8 +138,7 @@ class EphemeralAdapters:
                 tx.audit("adapter.created", at=now, body={
                     "name": name, "digest": record.digest, "domain": domain,
                     "parent_revision": bank.revision.number})  # fmt: skip
-            parent = bank.stack(domain)
-            self._live[name] = LiveAdapter(record=record, lora=lora, parent=parent)
+            self._live[name] = self._loaded(record, lora, bank.stack(domain))
         return record
 
     def learn(self, name: str, call: LearnCall) -> tuple[AdapterRecord, AdapterRecord, LearnResult]:
@@ -186,8 +187,7 @@ class EphemeralAdapters:
                 )
             if name not in self._live:
                 lora = from_bytes(stored_bytes(self._state, record), self.base.sites)
-                parent = self.parent_of(record)
-                self._live[name] = LiveAdapter(record=record, lora=lora, parent=parent)
+                self._live[name] = self._loaded(record, lora, self.parent_of(record))
             return self._live[name]
 
     def current_digest(self, name: str) -> str | None:
@@ -227,6 +227,37 @@ class EphemeralAdapters:
                 mend="delete a live adapter; what is merged goes by rollback",
             )
         return self._end(name, "adapter.deleted")
+
+    def replay_view(self, name: str) -> dict[str, int] | None:
+        """Returns how much a live adapter goes through again; None for any other."""
+        live = self._live.get(name)
+        if live is None:
+            return None
+        rows = live.replay.rows.values()
+        return {"rows": len(rows), "tokens": sum(row.num_tokens for row in rows)}
+
+    def withdraw(self, name: str, source: str | None) -> int:
+        """Forgets what an adapter was given with consent; what it learned stays in its weights.
+
+        Args:
+            source: only what came from it; everything if None.
+
+        Returns:
+            How many examples are gone, with all that would go through them again.
+
+        Raises:
+            AdapterNotFound, AdapterExpired, AdapterQuarantined: nothing is kept for it.
+        """
+        with self.get_live(name).busy:
+            live = self.get_live(name)
+            with self._lock:
+                with self._state.transaction() as tx:
+                    gone = tx.delete_examples(name, source=source)
+                    tx.audit("adapter.consent_withdrawn", at=self._now_ms(), body={
+                        "name": name, "source": source, "examples": gone})  # fmt: skip
+                if name in self._live:
+                    self._live[name] = self._loaded(live.record, live.lora, live.parent)
+        return gone
 
     def expire(self) -> int:
         """Writes down the end of every adapter whose time is over; returns how many.
@@ -292,26 +323,28 @@ class EphemeralAdapters:
         )
         with self._state.read() as tx:
             kept = {row.digest: row.blob for row in tx.list_examples(record.name)}
+        replay = copied(live.replay)
+        drawn: list[Drawn] = [(key, 1.0) for key in call.replay_keys]
+        drawn = drawn or self.rehearsing.draw(replay, windows, config)
         lesson = Lesson(
             learner=learner,
             windows=windows,
             config=config,
             monitor=live.monitor,
             first_step=record.steps,
-            rehearsal=self.rehearsal(call.replay_keys, kept, config),
+            rehearsal=self.rehearsing.rehearsal(drawn, kept, config),
         )
         result = self._queue.learn(lesson, tenant=record.tenant)
         digests = [example.digest for example in call.examples]
-        made = manifest(
-            self.model, lesson, result, examples=digests, rehearsed=list(call.replay_keys)
-        )
-        return Taken(result=result, manifest=made)
+        made = manifest(self.model, lesson, result, examples=digests, rehearsed=drawn)
+        return Taken(result=result, manifest=made, replay=replay)
 
     def warm_up(self) -> None:
         """Pays what a server's first lesson would: the base's preferences, kernels for its shapes.
 
         Nothing comes of it. A base that cannot learn says so to whoever teaches it.
         """
+        self.rehearsing.warm_up()
         text = Window(tokens=tuple(range(min(WARM_UP_TOKENS, self.base.context))))
         try:
             lesson = Lesson(
@@ -337,30 +370,6 @@ class EphemeralAdapters:
         margin = self.bounds.monitor_margin_nats
         return AlignmentMonitor(self.base, before, margin=margin)
 
-    def rehearsal(
-        self, keys: Sequence[str], kept: Mapping[str, str], config: LearnConfig
-    ) -> Rehearsal | None:
-        """Returns the named examples as old texts beside a lesson's new ones.
-
-        Args:
-            kept: the blobs of the adapter's kept examples, by digest.
-
-        Raises:
-            ConsentMissing: one of them is not kept for this adapter.
-        """
-        if not keys:
-            return None
-        examples = [kept_example(self._state, kept, key).accepted for key in keys]
-        windows = windows_of(self.base, examples, loss="task")
-        dealt = deal(
-            windows,
-            steps=config.steps,
-            tokens_per_step=config.tokens_per_step,
-            seed=config.seed,
-        )
-        # The parent never knew these texts, so it has nothing to say about them.
-        return Rehearsal(steps=[[(w, 1.0) for w in step] for step in dealt], distill_weight=0.0)
-
     def parent_of(self, record: AdapterRecord) -> tuple[Lora, ...]:
         """Returns the adapter of the revision that this one was started from, if it has one."""
         with self._state.read() as tx:
@@ -373,17 +382,18 @@ class EphemeralAdapters:
 
     def _persist(self, live: LiveAdapter, call: LearnCall, taken: Taken) -> AdapterRecord:
         now, before, result = self._now_ms(), live.record, taken.result
-        monitors = monitors_view(result)
+        kept = (
+            keep_examples(self._state, before.name, call, at=now) if not result.quarantined else []
+        )
+        self.rehearsing.admit(taken.replay, call, kept, result)
+        seen = {"monitors": monitors_view(result), "replay_tried": taken.replay.tried}
         data = to_bytes(result.lora, fan_in_fan_out=self.base.transposed)
         after = replace(
             _with_weights(before, data, self._state.blobs.put(data.weights)),
             steps=before.steps + len(result.losses),
             optimizer_blob=self._state.blobs.put(result.optimizer),
             state=AdapterState.QUARANTINED if result.quarantined else AdapterState.EPHEMERAL,
-            detail={**before.detail, "monitors": monitors},
-        )
-        kept = (
-            keep_examples(self._state, before.name, call, at=now) if not result.quarantined else []
+            detail={**before.detail, **seen},
         )
         with self._lock:
             with self._state.transaction() as tx:
@@ -395,6 +405,7 @@ class EphemeralAdapters:
                 tx.add_learn_step(learn_record(before, after, call, taken, at=now))
                 for example in kept:
                     tx.add_example(example)
+                self.rehearsing.save(tx, before.name, live.replay, taken.replay)
                 kind = "adapter.quarantined" if result.quarantined else "adapter.learned"
                 tx.audit(kind, at=now, body={
                     "name": after.name, "before": before.digest, "after": after.digest,
@@ -404,8 +415,15 @@ class EphemeralAdapters:
                 self._live.pop(after.name, None)
             else:
                 # As a new value: a request takes record and weights together, or neither.
-                self._live[after.name] = replace(live, record=after, lora=result.lora)
+                self._live[after.name] = replace(
+                    live, record=after, lora=result.lora, replay=taken.replay
+                )
         return after
+
+    def _loaded(self, record: AdapterRecord, lora: Lora, parent: tuple[Lora, ...]) -> LiveAdapter:
+        tried = record.detail.get("replay_tried", 0)
+        buffer = self.rehearsing.open_buffer(record.name, tried=int(str(tried)))
+        return LiveAdapter(record=record, lora=lora, parent=parent, replay=buffer)
 
 
 def _with_weights(record: AdapterRecord, data: AdapterBytes, blob: str) -> AdapterRecord:

@@ -10,6 +10,7 @@ from cambium.core.canonical import canonical_json
 from cambium.core.errors import ConsentMissing
 from cambium.learn.examples import Example, Window, encode_example, parse_example
 from cambium.learn.lesson import LearnResult
+from cambium.learn.replay_buffer import ReplayBuffer
 from cambium.models.base import BaseModel
 from cambium.serve.bounds import LearnCall
 from cambium.serve.store.records import AdapterRecord, ExampleRecord, LearnRecord
@@ -18,10 +19,11 @@ from cambium.serve.store.state import State
 
 @dataclass(frozen=True, kw_only=True)
 class Taken:
-    """Steps that were taken, and what derives them again."""
+    """Steps that were taken, what derives them again, and the replay buffer after them."""
 
     result: LearnResult
     manifest: dict[str, object]
+    replay: ReplayBuffer
 
 
 def keep_examples(state: State, name: str, call: LearnCall, *, at: int) -> list[ExampleRecord]:

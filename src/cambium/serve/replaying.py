@@ -63,7 +63,7 @@ def replay_adapter(adapters: EphemeralAdapters, state: State, name: str) -> list
         )
         examples = [kept_example(state, kept, str(digest)) for digest in config["examples"]]
         windows = windows_of(adapters.base, examples, loss=config["config"]["loss"])
-        old = adapters.rehearsal(config["rehearsed"], kept, taken)
+        old = adapters.rehearsing.rehearsal(config["rehearsed"], kept, taken)
         result = replay(adapters.model, config, learner, windows, rehearsal=old)
         data = to_bytes(result.lora, fan_in_fan_out=adapters.base.transposed)
         learner = Learner(lora=result.lora, parent=learner.parent, optimizer=result.optimizer)

@@ -39,6 +39,7 @@ from cambium.serve.log_head import sign_newest
 from cambium.serve.metrics import Metrics
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published, open_bank
+from cambium.serve.rehearsing import Rehearsing
 from cambium.serve.releases import Releases
 from cambium.serve.review import Review
 from cambium.serve.store.records import TraceRow
@@ -143,13 +144,17 @@ class Runtime:
     def _open_adapters(self) -> EphemeralAdapters:
         self.lesson_threads = ThreadPoolExecutor(MAX_TOGETHER, thread_name_prefix="lesson")
         self._opened.callback(self.lesson_threads.shutdown)
+        bounds = self.policy.learning if self.policy else BARE_BUDGET
         queue = LearningQueue(self.training)
         self._opened.callback(queue.close)
         adapters = EphemeralAdapters(
             self.training,
             self.state,
             queue=queue,
-            bounds=self.policy.learning if self.policy else BARE_BUDGET,
+            rehearsing=Rehearsing(
+                self.state, self.base, embed=self.encoder.embed, max_tokens=bounds.replay_tokens
+            ),
+            bounds=bounds,
             bank=lambda: self.bank,
             now_ms=self.now_ms,
         )

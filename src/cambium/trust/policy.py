@@ -34,6 +34,7 @@ class LearningBudget:
     Args:
         max_relative_change: cap on an adapter's cumulative ||dW|| against ||W||, each module.
         monitor_margin_nats: how far one step may move towards harm, nats per token.
+        replay_tokens: room for what a lesson goes through again, kept with consent; 0 is off.
     """
 
     max_steps_per_call: int
@@ -45,6 +46,7 @@ class LearningBudget:
     max_total_steps_per_adapter: int
     max_relative_change: float
     monitor_margin_nats: float
+    replay_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,12 +241,15 @@ def _learning(table: StrictTable) -> LearningBudget:
         max_total_steps_per_adapter=table.whole("max_total_steps_per_adapter"),
         max_relative_change=table.number("max_relative_change"),
         monitor_margin_nats=table.number("monitor_margin_nats"),
+        replay_tokens=table.whole("replay_tokens", least=0),
     )
     table.require(
         budget.max_steps_per_call <= MAX_STEPS_PER_CALL, "max_steps_per_call", "is over 8"
     )
     table.require(budget.max_relative_change > 0, "max_relative_change", "is not above 0")
     table.require(budget.monitor_margin_nats >= 0, "monitor_margin_nats", "is below 0")
+    some = budget.replay_tokens == 0 or 10_000 <= budget.replay_tokens <= 200_000
+    table.require(some, "replay_tokens", "is neither 0 nor between 10000 and 200000")
     return budget
 
 

@@ -54,10 +54,10 @@ class StrictTable:
         self.require(len(set(items)) == len(items), name, "holds a text twice")
         return tuple(str(item) for item in items)
 
-    def whole(self, name: str) -> int:
+    def whole(self, name: str, *, least: int = 1) -> int:
         value = self.values.get(name)
-        if type(value) is not int or not 1 <= value <= MAX_NUMBER:
-            raise self._bad(name, "is not a whole number of at least 1")
+        if type(value) is not int or not least <= value <= MAX_NUMBER:
+            raise self._bad(name, f"is not a whole number of at least {least}")
         return value
 
     def number(self, name: str) -> float:

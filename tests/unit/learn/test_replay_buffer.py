@@ -90,6 +90,20 @@ def test_rows_that_were_drawn_too_often_go() -> None:
     assert not buffer.rows and buffer.draw(5, seed=0) == []
 
 
+def test_a_source_over_its_quota_gives_up_what_matters_least_of_its_own() -> None:
+    config = BufferConfig(max_tokens=10_000, reservoir_share=0.0)
+    buffer = ReplayBuffer(config=config)
+    for i in range(25):
+        assert buffer.admit(row(f"own-{i:02}", source="own", loss=1 + i))
+        assert buffer.admit(row(f"other-{i:02}", source="other", loss=0.5))
+    assert not buffer.admit(row("dull", source="own", loss=0.5))
+    assert buffer.admit(row("telling", source="own", loss=9.0))
+    assert "own-00" not in buffer.rows and "own-01" in buffer.rows
+    assert tokens(buffer, source="own") == tokens(buffer, source="other") == 2500
+    assert not buffer.admit(row("huge", source="own", size=2501, loss=99.0))
+    assert tokens(buffer, source="own") == 2500
+
+
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.05, 0.5])
 def test_one_source_cannot_fill_it(share: float) -> None:
     config = BufferConfig(max_tokens=20_000)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.serving import tiny_base
 
@@ -15,7 +16,12 @@ from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.janitor import Janitor
 from cambium.serve.learning_queue import LearningQueue
 from cambium.serve.publish import open_bank
+from cambium.serve.rehearsing import Rehearsing
 from cambium.serve.store.state import State
+
+
+def nothing(texts: list[str]) -> np.ndarray:
+    return np.zeros((len(texts), 1))
 
 
 class Clock:
@@ -43,6 +49,7 @@ def adapters_of(base: BaseModel, state: State, folder: Path) -> EphemeralAdapter
         model,
         state,
         queue=queue,
+        rehearsing=Rehearsing(state, base, embed=nothing, max_tokens=0),
         bounds=BARE_BUDGET,
         bank=lambda: published.bank,
         now_ms=lambda: Clock.ms,

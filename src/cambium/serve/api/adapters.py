@@ -91,6 +91,11 @@ def router(runtime: Runtime) -> APIRouter:
     async def delete_adapter(name: str) -> dict[str, Any]:
         return adapter_view(await asyncio.to_thread(adapters.delete, name))
 
+    @routes.delete("/adapters/{name}/examples")
+    async def withdraw(name: str, source: str | None = None) -> dict[str, Any]:
+        gone = await asyncio.to_thread(adapters.withdraw, name, source)
+        return {"adapter_id": name, "forgotten": gone}
+
     return routes
 
 
@@ -131,6 +136,7 @@ def _get(runtime: Runtime, model: str) -> dict[str, Any]:
         **adapter_view(record),
         "versions": listed,
         "traffic": runtime.traffic.progress(name),
+        "replay": runtime.adapters.replay_view(name),
     }
     if not digest or digest == record.digest:
         return view

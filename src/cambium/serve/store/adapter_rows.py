@@ -7,9 +7,15 @@ from sqlalchemy.dialects import sqlite
 
 from cambium.core.errors import AdapterNotFound, ConsentMissing
 from cambium.core.nouns import AdapterState
-from cambium.serve.store.records import AdapterRecord, ExampleRecord, LearnRecord, VersionRecord
+from cambium.serve.store.records import (
+    AdapterRecord,
+    ExampleRecord,
+    LearnRecord,
+    ReplayRecord,
+    VersionRecord,
+)
 from cambium.serve.store.rows import Rows, columns, values_of
-from cambium.serve.store.schema import Adapter, AdapterVersion, Example, LearnStep
+from cambium.serve.store.schema import Adapter, AdapterVersion, Example, LearnStep, Replay
 
 _ADAPTERS = columns(Adapter, AdapterRecord)
 _VERSIONS = columns(AdapterVersion, VersionRecord)
@@ -125,6 +131,34 @@ class AdapterRows(Rows):
         counted = select(func.count()).select_from(Example).where(Example.adapter == adapter)
         return self._connection.execute(counted).scalar_one()
 
-    def delete_examples(self, adapter: str) -> int:
-        """Forgets this adapter's examples and returns how many; their blobs go with the sweep."""
-        return self._connection.execute(delete(Example).where(Example.adapter == adapter)).rowcount
+    def delete_examples(self, adapter: str, *, source: str | None = None) -> int:
+        """Forgets this adapter's examples and what replays them; their blobs go with the sweep.
+
+        Args:
+            source: only what came from it.
+
+        Returns:
+            How many examples went.
+        """
+        examples, replayed = Example.adapter == adapter, Replay.adapter == adapter
+        if source is not None:
+            examples, replayed = (
+                examples & (Example.source == source),
+                replayed & (Replay.source == source),
+            )
+        self._connection.execute(delete(Replay).where(replayed))
+        return self._connection.execute(delete(Example).where(examples)).rowcount
+
+    def put_replay(self, record: ReplayRecord) -> None:
+        """Inserts a row of an adapter's replay buffer, or replaces the one with its key."""
+        self._put(Replay, record)
+
+    def delete_replay(self, adapter: str, key: str) -> None:
+        """Takes a row out of an adapter's replay buffer, if it is there."""
+        gone = delete(Replay).where(Replay.adapter == adapter, Replay.key == key)
+        self._connection.execute(gone)
+
+    def list_replay(self, adapter: str) -> list[ReplayRecord]:
+        """Returns the rows of an adapter's replay buffer, by key."""
+        ordered = columns(Replay, ReplayRecord).order_by(Replay.key)
+        return self._all(ReplayRecord, ordered.where(Replay.adapter == adapter))

@@ -104,6 +104,29 @@ class ExampleRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReplayRecord:
+    """One window of a kept example in an adapter's replay buffer; fields as in `ReplayRow`.
+
+    Args:
+        key: the example's digest, `:` and the window's number.
+        embedding: float32, little-endian.
+    """
+
+    adapter: str
+    key: str
+    pointer: str
+    source: str
+    consent: str
+    num_tokens: int
+    embedding: bytes
+    loss: float
+    novelty: float
+    born: int
+    replays: int
+    in_reservoir: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProposalRow:
     """A proposal: its state for lists, and the whole record."""
 

@@ -8,6 +8,7 @@ from typing import cast
 from sqlalchemy import (
     CheckConstraint,
     Dialect,
+    Double,
     Enum,
     ForeignKey,
     MetaData,
@@ -55,6 +56,7 @@ class Table(DeclarativeBase):
         Object: CanonicalJson,
         tuple[float, ...]: CanonicalJson,
         str: Text,
+        float: Double,
         AdapterState: Enum(
             AdapterState, native_enum=False, length=16, values_callable=lambda e: [*map(str, e)]
         ),
@@ -161,6 +163,24 @@ class Example(Table):
     source: Mapped[str | None]
     consent: Mapped[str]
     at: Mapped[int]
+
+
+class Replay(Table):
+    """Windows of kept examples that lessons go through again."""
+
+    __tablename__ = "replay_rows"
+    adapter: Mapped[str] = mapped_column(ForeignKey("adapters.name"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    pointer: Mapped[str]
+    source: Mapped[str]
+    consent: Mapped[str]
+    num_tokens: Mapped[int]
+    embedding: Mapped[bytes]
+    loss: Mapped[float]
+    novelty: Mapped[float]
+    born: Mapped[int]
+    replays: Mapped[int]
+    in_reservoir: Mapped[bool]
 
 
 class Proposal(Table):
