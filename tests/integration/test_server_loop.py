@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from tests.serving import (
     small_config,
     tiny_base,
 )
+
+from cambium.serve.proposal_records import from_row, to_row
 
 TREE_PROMPT, PORT_PROMPT = "Fact 5: the tree grows a", "Log 5: ship number 5 came into"
 
@@ -52,6 +55,25 @@ def test_merges_change_what_answers_without_a_restart_and_rollback_undoes_them(
         assert {key: again.answer(*key) for key in answers} == answers
         trace = again.get(f"/traces/{request_id}")
         assert trace["adapters"][0]["adapter"].startswith("trees@")
+        # Both come out again, also the one whose parent moved between its freezing and its merge.
+        for proposal in again.get("/proposals")["proposals"]:
+            name = proposal["candidate"]
+            replayed = again.post(f"/adapters/{name}/replay")
+            assert (replayed["adapter_id"], replayed["ok"]) == (name, True), replayed
+        unfrozen = again.http.post(f"/adapters/trees@sha256:{'0' * 64}/replay")
+        assert (unfrozen.status_code, unfrozen.json()["code"]) == (404, "adapter_not_found")
+        change_recipe(again, name)
+        assert again.post(f"/adapters/{name}/replay")["ok"] is False
+
+
+def change_recipe(server: Server, candidate: str) -> None:
+    """Says of a candidate that it was made with half the rate."""
+    with server.runtime.state.transaction() as tx:
+        rows = [from_row(row) for row in tx.list_proposals()]
+        filed = next(f for f in rows if f.proposal.candidate_digest == candidate.split("@")[1])
+        made = dict(filed.made_from or {})
+        made["config"] = {**made["config"], "lr": made["config"]["lr"] / 2}
+        tx.put_proposal(to_row(replace(filed, made_from=made), at=filed.created_at))
 
 
 def go_round(server: Server) -> tuple[object, dict[tuple[str, str], object], str]:

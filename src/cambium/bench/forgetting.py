@@ -1,7 +1,8 @@
 """Benchmark `forgetting`: what streams leave of what was learned first, beside plain fine-tuning.
 
-Texts: seven domains into one adapter with routing off. Intents: CLINC150 in 15 tasks of 10
-classes with a buffer of 10 texts a class; the bound is training on all classes at once.
+Texts: seven domains into one adapter with routing off, in the learner and through a server's
+own routes. Intents: CLINC150 in 15 tasks of 10 classes with a buffer of 10 texts a class; the
+bound is training on all classes at once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ from dataclasses import replace
 from statistics import mean
 from typing import Any
 
+import httpx
+
+from cambium.bench import served_stream
 from cambium.bench.report import Row, result
+from cambium.bench.served_stream import ServedStreamConfig
 from cambium.models.base import load_base
 from cambium.models.process import prepare_process
 from cambium.models.training_model import TrainingModel
@@ -28,7 +33,7 @@ SEEDS = (0,)
 def run(say: Callable[[str], None]) -> dict[str, Any]:
     """Returns the rise of old losses in percent, and accuracies in percent."""
     prepare_process()
-    return result("forgetting", [*_texts(say), *_intents(say)])
+    return result("forgetting", [*_texts(say), *_served(say), *_intents(say)])
 
 
 def _texts(say: Callable[[str], None]) -> list[Row]:
@@ -51,6 +56,32 @@ def _texts(say: Callable[[str], None]) -> list[Row]:
             setting=setting,
         )
         for name, (own, peer) in found.items()
+    ]
+
+
+def _served(say: Callable[[str], None]) -> list[Row]:
+    config = ServedStreamConfig()
+    try:
+        own = served_stream.run(config, say)
+        plain = served_stream.run(replace(config, consent=False), say)
+    except httpx.HTTPStatusError as error:
+        say(f"served: no figures, the server answered {error.response.text[:300]}")
+        return []
+    found = {
+        "rise_percent": (own.rise_percent(), plain.rise_percent()),
+        "gain_percent": (own.gain_percent(), plain.gain_percent()),
+    }
+    return [
+        Row(
+            metric=f"forgetting.served.{name}",
+            unit="percent of held-out loss",
+            value=value,
+            peer="the same calls without consent, so that nothing is gone through again",
+            peer_value=peer,
+            setting=f"{len(own.domains)} domains into one adapter over HTTP, "
+            f"{config.calls} calls of {config.texts_per_call} texts each, the server's defaults",
+        )
+        for name, (value, peer) in found.items()
     ]
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cambium.core.adapter_bytes import AdapterBytes
 from cambium.core.canonical import digest_json
@@ -21,6 +22,7 @@ from cambium.core.errors import (
 from cambium.core.evidence import Measurement, Outcome, Verdict
 from cambium.core.nouns import ProposalState
 from cambium.evals.gates import GateContext
+from cambium.learn.consolidate import ConsolidateConfig
 from cambium.learn.examples import Example, parse_example
 from cambium.lifecycle.evidence import evidence_root, look_statements
 from cambium.lifecycle.gates import judge, used_items
@@ -170,6 +172,7 @@ class Checker:
                 router_digest=frozen.router_digest,
                 weights_blob=frozen.weights_blob,
                 config_json=config_json,
+                made_from={**frozen.made_from, "anchors": current.anchors_blob},
             )
             event = Frozen(candidate_digest=frozen.data.digest)
             self._proposals.move(current, event, tx, kind="proposal.frozen")
@@ -222,6 +225,21 @@ class Checker:
                 )
             )
         return evidence_root(envelopes)
+
+    def derive_again(self, filed: Filed, bank: Bank) -> AdapterBytes:
+        """Returns a candidate's bytes, consolidated once more from what it was made from.
+
+        Args:
+            bank: of the revision that it was made on.
+        """
+        made: dict[str, Any] = filed.made_from or {}
+        anchors = json.loads(self._proposals.state.blobs.get(made["anchors"]))
+        consolidator = replace(
+            self._consolidator,
+            config=ConsolidateConfig(**made["config"]),
+            num_replay=made["num_replay"],
+        )
+        return consolidator.derive(self._inputs(filed), bank, [tuple(a) for a in anchors])
 
     def _context(self, filed: Filed, bank: Bank) -> GateContext:
         anchors = self._anchors(filed, bank, lambda share: None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 import numpy as np
@@ -22,6 +22,7 @@ from cambium.evals.gates import GATES, GateContext
 from cambium.evals.gates.context import ScoredText
 from cambium.learn.consolidate import ConsolidateConfig, consolidate, with_teacher
 from cambium.learn.examples import Example, Window, encode_example
+from cambium.learn.manifest import machine
 from cambium.models.anchors import write_anchors
 from cambium.models.engine import Engine
 from cambium.models.lora import LoraConfig, fresh_lora, from_bytes, to_bytes
@@ -52,11 +53,16 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen:
-    """A candidate: its bytes and the router index that would serve it, both stored."""
+    """A candidate: its bytes and the router index that would serve it, both stored.
+
+    Args:
+        made_from: what, with the proposal's provenance, derives it again.
+    """
 
     data: AdapterBytes
     weights_blob: str
     router_digest: str
+    made_from: dict[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +118,29 @@ class Consolidator:
         progress: Callable[[float, float], None],
     ) -> Frozen:
         """Returns the candidate, trained from the parent, stored and hashed."""
+        data = self.derive(inputs, bank, anchors, progress)
+        router = self._router(inputs, anchors)
+        # Both only now: a blob that no row names is swept after a while.
+        return Frozen(
+            data=data,
+            weights_blob=self.blobs.put(data.weights),
+            router_digest=self.blobs.put(router),
+            made_from={
+                "revision": bank.revision.number,
+                "config": asdict(self.config),
+                "num_replay": self.num_replay,
+                "machine": machine(self.model),
+            },
+        )
+
+    def derive(
+        self,
+        inputs: Inputs,
+        bank: Bank,
+        anchors: Sequence[tuple[int, ...]],
+        progress: Callable[[float, float], None] = lambda share, loss: None,
+    ) -> AdapterBytes:
+        """Returns the candidate's bytes; the same inputs on the same machine give the same."""
         base = self.engine.base
         parent = bank.stack(inputs.domain)
         start = parent[0] if parent else fresh_lora(
@@ -127,14 +156,7 @@ class Consolidator:
         lora = consolidate(
             self.model, start, windows, taught, config=self.config, progress=progress
         )
-        data = to_bytes(lora, fan_in_fan_out=base.transposed)
-        router = self._router(inputs, anchors)
-        # Both only now: a blob that no row names is swept after a while.
-        return Frozen(
-            data=data,
-            weights_blob=self.blobs.put(data.weights),
-            router_digest=self.blobs.put(router),
-        )
+        return to_bytes(lora, fan_in_fan_out=base.transposed)
 
     def measure(
         self,

@@ -23,6 +23,7 @@ class Filed:
         weights_blob, config_json: the candidate's two files.
         provenance: what it was made from: examples by digest, sources, consent, learning steps.
         errors: gates that could not be measured at the last attempt, in words.
+        made_from: what, with the provenance, derives the candidate again.
     """
 
     proposal: Proposal
@@ -32,6 +33,7 @@ class Filed:
     config_json: str | None = None
     anchors_blob: str | None = None
     errors: dict[str, str] | None = None
+    made_from: dict[str, Any] | None = None
     created_at: int = 0
 
     def with_proposal(self, proposal: Proposal) -> Filed:
@@ -62,6 +64,7 @@ def to_row(filed: Filed, *, at: int) -> ProposalRow:
         "config_json": filed.config_json,
         "anchors_blob": filed.anchors_blob,
         "errors": filed.errors or {},
+        "made_from": filed.made_from,
     }
     return ProposalRow(id=p.id, state=p.state, record=record,
                        created_at=filed.created_at or at, updated_at=at)  # fmt: skip
@@ -112,6 +115,7 @@ def _read(row: ProposalRow) -> Filed:
         config_json=r["config_json"],
         anchors_blob=r["anchors_blob"],
         errors=r["errors"],
+        made_from=r["made_from"],
         created_at=row.created_at,
     )
 

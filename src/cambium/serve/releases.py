@@ -127,7 +127,8 @@ class Releases:
                 domain_changed=before.get(proposal.domain) != after.get(proposal.domain),
             )
             if event.domain_changed:
-                filed = replace(filed, router_digest=None, weights_blob=None, config_json=None)
+                filed = replace(filed, router_digest=None, weights_blob=None, config_json=None,
+                                made_from=None)  # fmt: skip
             filed = replace(filed, errors={})
             moved = self._proposals.move(filed, event, tx, kind="proposal.parent_moved")
             tx.clear_approvals(proposal.id)

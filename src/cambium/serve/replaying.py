@@ -1,4 +1,4 @@
-"""`replay`: derives an ephemeral adapter once more from the manifests of all it learned."""
+"""`replay`: derives an adapter once more from the manifests of how it came to be."""
 
 from __future__ import annotations
 
@@ -6,19 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cambium.core.errors import AdapterExpired, DataError
+from cambium.core.errors import AdapterExpired, AdapterNotFound, DataError
+from cambium.core.nouns import Revision
 from cambium.learn.lesson import LearnConfig, Learner
 from cambium.learn.manifest import machine, replay
 from cambium.models.lora import fresh_lora, read_config, to_bytes
+from cambium.serve.bank import load_bank
+from cambium.serve.checking import Checker
 from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.lessons import fresh_seed, kept_example, windows_of
+from cambium.serve.proposal_records import from_row
 from cambium.serve.store.records import AdapterRecord
 from cambium.serve.store.state import State
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayedCall:
-    """One call to learn, as it was recorded and as it came out now."""
+    """One call to learn or one consolidation, as it was recorded and as it came out now.
+
+    Args:
+        steps: of a call; of a consolidation, its epochs.
+    """
 
     call: int
     steps: int
@@ -77,6 +85,44 @@ def replay_adapter(adapters: EphemeralAdapters, state: State, name: str) -> list
             )
         )
     return done
+
+
+def replay_candidate(
+    checker: Checker, adapters: EphemeralAdapters, state: State, name: str, digest: str
+) -> ReplayedCall:
+    """Returns a frozen or stable version consolidated again from the revision it was made on.
+
+    Nothing is changed. It takes as long as the consolidation did.
+
+    Raises:
+        AdapterNotFound: no proposal froze this version.
+        DataError: it was frozen before there were manifests.
+    """
+    with state.read() as tx:
+        filed = next(
+            (
+                f
+                for f in map(from_row, tx.list_proposals())
+                if (f.proposal.adapter_name, f.proposal.candidate_digest) == (name, digest)
+            ),
+            None,
+        )
+        if filed is None:
+            raise AdapterNotFound(
+                f"no proposal froze {name[:80]!r}@{digest[:71]}", mend="see GET /proposals"
+            )
+        made: dict[str, Any] = filed.made_from or {}
+        if not made:
+            raise DataError("this version has no manifest", mend="replay one frozen since")
+        revision = Revision.from_manifest(tx.get_revision(int(made["revision"])).manifest)
+    again = checker.derive_again(filed, load_bank(revision, state, adapters.base))
+    return ReplayedCall(
+        call=1,
+        steps=made["config"]["epochs"],
+        digest=digest,
+        replayed=again.digest,
+        same_machine=made["machine"] == machine(adapters.model),
+    )
 
 
 def _start(adapters: EphemeralAdapters, record: AdapterRecord) -> Learner:

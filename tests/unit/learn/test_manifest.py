@@ -96,7 +96,7 @@ def test_what_is_no_manifest_is_refused(llama: BaseModel, make_lora: Any) -> Non
     good = manifest(model, first, taught(model, [first])[0], examples=[])
     broken: list[dict[str, Any]] = [
         {},
-        {**good, "format": 2},
+        {**good, "format": 1},
         {**good, "frame": {}},
         {**good, "steps": []},
         {**good, "steps": [{"task": [[0]]}]},

@@ -10,13 +10,13 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from cambium.core.errors import AdapterNotFound, DataError
-from cambium.core.nouns import AdapterState
+from cambium.core.nouns import AdapterState, parse_model_name
 from cambium.learn.examples import parse_example
 from cambium.models.lora import ALL_LINEAR, LoraConfig
 from cambium.serve.api.bodies import Body
 from cambium.serve.bounds import LearnCall, check_domain
 from cambium.serve.ephemeral import EphemeralAdapters
-from cambium.serve.replaying import replay_adapter
+from cambium.serve.replaying import replay_adapter, replay_candidate
 from cambium.serve.runtime import Runtime
 from cambium.serve.store.records import AdapterRecord
 
@@ -146,10 +146,15 @@ def _get(runtime: Runtime, model: str) -> dict[str, Any]:
     return {**view, **found, "expires_at": None}
 
 
-def _replay(runtime: Runtime, name: str) -> dict[str, Any]:
-    calls = replay_adapter(runtime.adapters, runtime.state, name)
+def _replay(runtime: Runtime, model: str) -> dict[str, Any]:
+    name, digest = parse_model_name(model)
+    if digest is None or digest == runtime.adapters.current_digest(name):
+        calls = replay_adapter(runtime.adapters, runtime.state, name)
+    else:
+        checker = runtime.review.checker
+        calls = [replay_candidate(checker, runtime.adapters, runtime.state, name, digest)]
     return {
-        "adapter_id": name,
+        "adapter_id": model,
         "ok": all(call.ok for call in calls),
         "calls": [{**asdict(call), "ok": call.ok} for call in calls],
     }
