@@ -9,8 +9,9 @@ import pytest
 from tests.serving import PORT, TREES, People, Server, served, small_config, tiny_base
 
 from cambium.core.canonical import is_digest
-from cambium.trust.audit import AuditEntry, SignedHead, verify_chain
+from cambium.trust.audit import AuditEntry, Checkpoint, to_bytes, verify_log
 from cambium.trust.keys import PublicKey
+from cambium.trust.merkle import is_consistent, is_included
 
 GATES = ["domain_gain", "retention", "alignment", "alignment_writing", "integrity"]
 
@@ -98,14 +99,47 @@ def test_a_rejected_proposal_keeps_its_reason(server: Server) -> None:
     assert server.http.post("/adapters/merge", json={"proposal_id": proposal}).status_code == 409
 
 
-def test_the_log_verifies_under_a_fresh_head(server: Server) -> None:
+def test_the_log_verifies_under_a_fresh_checkpoint(server: Server) -> None:
     entries = [AuditEntry(**e) for e in server.get("/audit")["entries"]]
-    head = server.get("/audit/checkpoint")
-    public = PublicKey(raw=head.pop("public"))
-    assert verify_chain(entries, head=SignedHead(**head), server_public=public) == len(entries)
+    answer = server.get("/audit/checkpoint")
+    public = PublicKey(raw=answer.pop("public"))
+    signed = Checkpoint(**answer)
+    assert verify_log(entries, checkpoint=signed, server_public=public) == len(entries)
     assert {"proposal.filed", "proposal.frozen", "proposal.look"} <= {e.kind for e in entries}
     later = server.get("/audit?since=3&limit=2")["entries"]
     assert [e["seq"] for e in later] == [3, 4]
+
+
+def test_the_log_proves_its_entries_and_its_growth(server: Server) -> None:
+    before = server.get("/audit/checkpoint")
+    server.create("grows-the-log")
+    now = server.get("/audit/checkpoint")
+    assert now["size"] == before["size"] + 1
+    root = to_bytes(now["root"])
+    for entry in server.get("/audit")["entries"]:
+        proof = server.get(f"/audit/proof?seq={entry['seq']}&size={now['size']}")
+        steps = [to_bytes(step) for step in proof["proof"]]
+        assert (proof["leaf_index"], proof["root"]) == (entry["seq"] - 1, now["root"])
+        assert is_included(to_bytes(entry["hash"]), entry["seq"] - 1, now["size"], steps, root)
+    for first in range(before["size"] + 1):
+        proof = server.get(f"/audit/proof?first={first}&second={now['size']}")
+        steps = [to_bytes(step) for step in proof["proof"]]
+        old = server.get(f"/audit/proof?first=0&second={first}")["root"]
+        assert is_consistent(first, now["size"], steps, to_bytes(old), root)
+        assert old == before["root"] or first != before["size"]
+    grown = server.get(f"/audit/proof?first={before['size']}")
+    assert (grown["second"], grown["root"]) == (now["size"], now["root"])
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "?seq=0", "?seq=99999", "?seq=2&size=1", "?size=3", "?first=3&second=2", "?second=2",
+     "?first=0&second=99999", "?seq=1&first=1", "?seq=1&second=1", "?first=1&size=3",
+     "?seq=x", "?seq=1&other=1", f"?seq=1&size={10**20}", "?first=-1"],
+)  # fmt: skip
+def test_a_proof_of_nothing_is_refused(server: Server, query: str) -> None:
+    refused = server.http.get(f"/audit/proof{query}")
+    assert 400 <= refused.status_code < 500 and refused.json()["code"]
 
 
 def _still(views: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from tests.serving import FACTS, PORT, TREES, WAIT_S, People, tiny_base
 
 from cambium.core.nouns import Action, SignedAct
 from cambium.trust.acts import sign_act, signature_to_json
-from cambium.trust.audit import AuditEntry, SignedHead, verify_chain
+from cambium.trust.audit import AuditEntry, Checkpoint, verify_log
 from cambium.trust.keys import PublicKey
 
 SCRIPT = Path(__file__).with_name("server_process.py")
@@ -134,18 +134,17 @@ def check(http: httpx.Client, told: Acknowledged) -> None:
     told.waiting.clear()
     known = [p["id"] for p in http.get("/proposals").json()["proposals"]]
     assert set(told.proposals) <= set(known)
-    verify_log(http)
+    check_whole_log(http)
 
 
-def verify_log(http: httpx.Client) -> None:
-    """Jobs write on meanwhile: the head covers the entries up to it, the later ones only chain."""
+def check_whole_log(http: httpx.Client) -> None:
+    """Jobs write on meanwhile: the checkpoint covers the entries up to its size."""
     body = http.get("/audit/checkpoint").json()
     public = PublicKey(raw=body.pop("public"))
-    head = SignedHead(**body)
+    signed = Checkpoint(**body)
     entries = [AuditEntry(**e) for e in http.get("/audit").json()["entries"]]
-    signed = [e for e in entries if e.seq <= head.seq]
-    assert verify_chain(signed, head=head, server_public=public) == head.seq
-    assert verify_chain(entries, head=None, server_public=public) == len(entries)
+    covered = [e for e in entries if e.seq <= signed.size]
+    assert verify_log(covered, checkpoint=signed, server_public=public) == signed.size
 
 
 def settled(http: httpx.Client, proposal: str) -> Any:
@@ -232,7 +231,7 @@ def test_a_merge_is_before_or_after(killable: Killable, tmp_path: Path) -> None:
         assert ("trees" in served[0]["bank"]) == after
         assert view["state"] in ("merged", "mergeable")
         assert after or not (told and told[0].status_code == 200)
-        verify_log(http)
+        check_whole_log(http)
         revision = served[0]["number"]
         if after:
             break

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.merkle_log import nodes_of
 from tests.serving import (
     PORT,
     TREES,
@@ -28,7 +29,7 @@ from cambium.core.errors import AuditBroken, CambiumError
 from cambium.core.nouns import Action
 from cambium.serve.runtime import Runtime
 from cambium.trust.acts import sign_act, signature_to_json
-from cambium.trust.audit import AuditEntry, SignedHead, verify_chain
+from cambium.trust.audit import AuditEntry, Checkpoint, make_entry, to_bytes, verify_log
 from cambium.trust.keys import PublicKey, generate_key, save_key
 
 PROMPT = "Fact 5: the tree grows a"
@@ -341,7 +342,7 @@ def verify(server: Server) -> int:
     body = head.json()
     public = PublicKey(raw=body.pop("public"))
     entries = [AuditEntry(**e) for e in server.get("/audit")["entries"]]
-    return verify_chain(entries, head=SignedHead(**body), server_public=public)
+    return verify_log(entries, checkpoint=Checkpoint(**body), server_public=public)
 
 
 @pytest.mark.parametrize(
@@ -364,22 +365,31 @@ def test_an_edited_log_does_not_verify(original: Original, state: Path, edit: st
             verify(server)
 
 
-def test_a_log_rewritten_with_sound_hashes_is_not_signed(original: Original, state: Path) -> None:
-    from cambium.trust.audit import next_entry
-
+@pytest.mark.parametrize("with_nodes", [False, True])
+def test_a_log_rewritten_with_sound_hashes_is_found(
+    original: Original, state: Path, with_nodes: bool
+) -> None:
+    """By whoever reads the log; with the tree's nodes rewritten too, the server signs no more."""
     with running(original, state) as server:
         entries = [AuditEntry(**e) for e in server.get("/audit")["entries"]]
-        last, rewritten = None, []
-        for entry in entries:
-            body = {**entry.body, "edited": True} if entry.seq == 2 else entry.body
-            last = next_entry(last, at=entry.at, kind=entry.kind, body=body)
-            rewritten.append(last)
+        entry = entries[1]
+        forged = make_entry(2, at=entry.at, kind=entry.kind, body={**entry.body, "edited": True})
+        entries[1] = forged
+        nodes = nodes_of([to_bytes(one.hash) for one in entries])
         with database(state) as db:
-            for entry in rewritten:
+            db.execute(
+                "UPDATE audit SET body = ?, hash = ? WHERE seq = 2",
+                [canonical_json(forged.body).decode(), forged.hash],
+            )
+            for (level, position), found in nodes.items() if with_nodes else ():
+                where = [found, level, position]
                 db.execute(
-                    "UPDATE audit SET body = ?, prev = ?, hash = ? WHERE seq = ?",
-                    [canonical_json(entry.body).decode(), entry.prev, entry.hash, entry.seq],
+                    "UPDATE audit_nodes SET hash = ? WHERE level = ? AND position = ?", where
                 )
+        with pytest.raises(AuditBroken):
+            verify(server)
+        if not with_nodes:
+            return
         refused = server.http.get("/audit/checkpoint")
         assert (refused.status_code, refused.json()["code"]) == (500, "audit_broken")
         assert refused_merge(server, original)[:2] == (500, "audit_broken")

@@ -15,7 +15,16 @@ import typer
 from typer.exceptions import TyperException
 
 from cambium import __version__
-from cambium.cli import initialise, keys, learning, operate, policies, record, review
+from cambium.cli import (
+    initialise,
+    keys,
+    learning,
+    operate,
+    policies,
+    record,
+    review,
+    witnessing,
+)
 from cambium.cli.failures import INTERRUPTED, WRONG_CALL, CommandFailed, failure
 
 _GROUPS = {
@@ -33,7 +42,7 @@ _GROUPS = {
         review.revisions,
         review.rollback,
     ),
-    "Account": (record.log, record.trace, record.replay),
+    "Account": (record.log, witnessing.witness, record.trace, record.replay),
     "Develop": (operate.bench, operate.pretrain),
 }
 

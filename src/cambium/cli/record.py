@@ -20,26 +20,22 @@ _REPLAY_COLUMNS = ("call", "steps", "digest", "replayed", "ok")
 
 def log(
     verify: Annotated[
-        bool, typer.Option("--verify", help="Check every entry and the signed head, here.")
+        bool, typer.Option("--verify", help="Check every entry and the signed checkpoint, here.")
     ] = False,
     since: Annotated[int, typer.Option("--since", min=1, help="First entry to show.")] = 1,
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the audit log; with --verify, recompute the whole chain first."""
+    """Show the audit log; with --verify, recompute its whole tree first."""
     with connect(state) as client:
-        chained, signed = _verify(client) if verify else (0, 0)
+        verified = _verify(client) if verify else 0
         entries = [row for page in _pages(client, since) for row in page]
     if as_json:
-        print_json(
-            {"entries": entries} | ({"verified": chained, "signed": signed} if verify else {})
-        )
+        print_json({"entries": entries} | ({"verified": verified} if verify else {}))
         return
     print_rows([_shown(row) for row in entries], ("seq", "at", "kind", "body"))
     if verify:
-        print_line(
-            f"verified: {chained} entries, the first {signed} under the server's signed head"
-        )
+        print_line(f"verified: {verified} entries under the server's signed checkpoint")
 
 
 def trace(
@@ -82,30 +78,33 @@ def _pages(client: Client, since: int) -> Iterator[list[dict[str, Any]]]:
         since = following
 
 
-def _verify(client: Client) -> tuple[int, int]:
-    """Returns how many entries hold together, and how many of them the signed head covers.
+def _verify(client: Client) -> int:
+    """Returns how many entries the server's checkpoint vouches for, all recomputed here.
 
-    The head is read first: what is appended meanwhile is chained to it, but not yet under it.
+    The checkpoint is read first: what is appended meanwhile is not yet under it.
 
     Raises:
         AuditBroken: the log does not verify.
-        CommandFailed: the server shows no head or no key of its own.
+        CommandFailed: the server shows no checkpoint or no key of its own.
     """
-    from cambium.trust.audit import AuditEntry, SignedHead, verify_chain
+    from cambium.trust.audit import AuditEntry, Checkpoint, verify_log
     from cambium.trust.keys import PublicKey
 
-    head = _built(SignedHead, client.get("/audit/checkpoint"))
-    server = [k for k in client.rows("/keys", "keys") if k.get("key_id") == head.key_id]
+    signed = built(Checkpoint, client.get("/audit/checkpoint"))
+    server = [k for k in client.rows("/keys", "keys") if k.get("key_id") == signed.key_id]
     if not server or server[0].get("role") != "server":
-        line = f"the log's head is signed by {head.key_id}, which is no server key"
+        line = f"the log's checkpoint is signed by {signed.key_id}, which is no server key"
         raise CommandFailed(f"{line}: do not trust this log", status=NO)
-    public = PublicKey(raw=server[0]["public"])
-    entries = [_built(AuditEntry, row) for page in _pages(client, 1) for row in page]
-    verify_chain([e for e in entries if e.seq <= head.seq], head=head, server_public=public)
-    return verify_chain(entries, head=None, server_public=public), head.seq
+    entries = (built(AuditEntry, row) for page in _pages(client, 1) for row in page)
+    return verify_log(
+        (e for e in entries if e.seq <= signed.size),
+        checkpoint=signed,
+        server_public=PublicKey(raw=server[0]["public"]),
+    )
 
 
-def _built(kind: type[Record], row: dict[str, Any]) -> Record:
+def built(kind: type[Record], row: dict[str, Any]) -> Record:
+    """Returns the record that a row of the server's answer holds, other fields left out."""
     names = {field.name for field in fields(kind)}  # pyright: ignore[reportArgumentType]
     if not names <= row.keys():
         missing = ", ".join(sorted(names - row.keys()))

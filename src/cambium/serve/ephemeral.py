@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -50,6 +49,19 @@ WARM_UP_TOKENS = 64
 _log = logging.getLogger(__name__)
 
 
+class Surroundings(Protocol):
+    """What this needs of the server around it."""
+
+    @property
+    def bank(self) -> Bank:
+        """Returns the bank that is being served."""
+        ...
+
+    def now_ms(self) -> int:
+        """Returns milliseconds since 1970, UTC."""
+        ...
+
+
 @dataclass(kw_only=True)
 class LiveAdapter:
     """An ephemeral adapter in memory: its row, its weights and the parent it stands on."""
@@ -78,8 +90,7 @@ class EphemeralAdapters:
         queue: LearningQueue,
         rehearsing: Rehearsing,
         bounds: LearningBudget,
-        bank: Callable[[], Bank],
-        now_ms: Callable[[], int],
+        around: Surroundings,
     ) -> None:
         self.model = model
         self.base = base = model.base
@@ -87,8 +98,8 @@ class EphemeralAdapters:
         self._state = state
         self._queue = queue
         self.rehearsing = rehearsing
-        self._bank = bank
-        self._now_ms = now_ms
+        self._around = around
+        self._now_ms = around.now_ms
         self._live: dict[str, LiveAdapter] = {}
         self._preferences: dict[tuple[int, str | None], tuple[float, ...]] = {}
         self._asking = threading.Lock()
@@ -114,7 +125,7 @@ class EphemeralAdapters:
         check_adapter(name, config, ttl_s=ttl_s, bounds=self.bounds)
         sites = self.base.targets(config)
         lora = fresh_lora(config, sites, seed=fresh_seed(name))
-        bank = self._bank()
+        bank = self._around.bank
         now = self._now_ms()
         record = AdapterRecord(
             name=name,
@@ -351,7 +362,7 @@ class EphemeralAdapters:
                 learner=Learner(lora=fresh_lora(LoraConfig(), self.base.sites, seed=0)),
                 windows=[text],
                 config=LearnConfig(steps=1),
-                monitor=self._monitor(self._bank().revision.number, None, ()),
+                monitor=self._monitor(self._around.bank.revision.number, None, ()),
             )
             self._queue.learn(lesson, tenant=TENANT)
         except CambiumError as error:

@@ -1,39 +1,103 @@
-"""The signed head of the audit log: never over a history that forgets what was signed before."""
+"""The audit log's signed checkpoint, never over a history that forgets, and the log's proofs."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterator
+from typing import Any
 
-from cambium.core.errors import AuditBroken
+from cambium.core.errors import DataError
+from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
-from cambium.trust.audit import SignedHead, next_entry, sign_head
-from cambium.trust.keys import SigningKey
+from cambium.trust.audit import (
+    AuditEntry,
+    Checkpoint,
+    grow,
+    log_broken,
+    sign_checkpoint,
+    to_text,
+    verify_log,
+)
+from cambium.trust.keys import PublicKey, SigningKey
+from cambium.trust.merkle import GrowingTree, consistency_proof, inclusion_proof, tree_root
+
+PAGE = 1000
 
 
-def sign_newest(tx: Transaction, key: SigningKey) -> SignedHead:
-    """Signs and keeps the newest entry, which must extend the head that was signed before.
+def sign_newest(tx: Transaction, key: SigningKey) -> Checkpoint:
+    """Signs and keeps a checkpoint of the whole log, which must extend the one signed before.
+
+    What is signed is folded from the tree that was signed before and from the entries since, each
+    hashed again: nodes or hashes that somebody changed in the database do not enter it.
 
     Raises:
-        AuditBroken: the log was cut, or rewritten from the last signed entry on.
+        AuditBroken: the log was cut, or what was signed of it was rewritten.
     """
-    before = tx.latest_head()
-    entries = tx.audit_entries(since=before.seq if before else 1)
-    if not entries:
-        raise _broken(before.seq if before else 1, "the entry is missing")
-    # Ed25519 signs the same bytes the same way, so signing again verifies.
-    if before is not None and sign_head(key, entries[0]) != before:
-        raise _broken(before.seq, "it is not the entry that was signed")
-    for last, entry in pairwise(entries):
-        if next_entry(last, at=entry.at, kind=entry.kind, body=entry.body) != entry:
-            raise _broken(entry.seq, "it does not follow from the entry before")
-    head = sign_head(key, entries[-1])
-    tx.put_head(head)
-    return head
+    before = tx.latest_checkpoint()
+    size = before.size if before else 0
+    if before is not None:
+        root = tree_root(size, tx.audit_node)
+        # Ed25519 signs the same bytes the same way, so signing again verifies.
+        if sign_checkpoint(key, size, root) != before:
+            raise log_broken(size, "it is not the tree that was signed")
+    tree = GrowingTree(size, below=tx.audit_node)
+    for entry in tx.audit_entries(since=size + 1):
+        grow(tree, entry)
+    if not 0 < tree.size == tx.audit_size():
+        raise log_broken(max(tree.size, 1), "the entry is missing")
+    checkpoint = sign_checkpoint(key, tree.size, tree.root())
+    tx.put_checkpoint(checkpoint)
+    return checkpoint
 
 
-def _broken(seq: int, why: str) -> AuditBroken:
-    return AuditBroken(
-        f"the audit log breaks at entry {seq}: {why}",
-        mend="stop, keep a copy, compare with a backup or a witness",
-        detail={"seq": seq},
-    )
+def check_log(state: State, server_public: PublicKey) -> int:
+    """Returns how many entries the last checkpoint vouches for, each hashed again.
+
+    Raises:
+        AuditBroken: an entry that was signed is another one now, or gone.
+    """
+    with state.read() as tx:
+        signed = tx.latest_checkpoint()
+        if signed is None:
+            return 0
+        entries = (e for page in _pages(tx, signed.size) for e in page)
+        return verify_log(entries, checkpoint=signed, server_public=server_public)
+
+
+def _pages(tx: Transaction, size: int) -> Iterator[list[AuditEntry]]:
+    for since in range(1, size + 1, PAGE):
+        yield tx.audit_entries(since=since, limit=min(PAGE, size + 1 - since))
+
+
+def prove_entry(tx: Transaction, seq: int, size: int) -> dict[str, Any]:
+    """Returns what leads from an entry to the root of the first `size` entries.
+
+    Raises:
+        DataError: the log has no such entry, or is shorter.
+    """
+    if not 1 <= seq <= size <= tx.audit_size():
+        raise DataError(
+            f"entry {seq} of {size} is not in a log of {tx.audit_size()}",
+            mend="ask for 1 <= seq <= size, and no more than the log holds",
+        )
+    proof = inclusion_proof(seq - 1, size, tx.audit_node)
+    return {"leaf_index": seq - 1, "tree_size": size, **_proved(tx, size, proof)}
+
+
+def prove_growth(tx: Transaction, first: int, second: int) -> dict[str, Any]:
+    """Returns what shows that the first `second` entries begin with the first `first`.
+
+    Raises:
+        DataError: the log is shorter, or the sizes are the wrong way round.
+    """
+    if not 0 <= first <= second <= tx.audit_size():
+        raise DataError(
+            f"sizes {first} and {second} are not those of a log that grew to {tx.audit_size()}",
+            mend="ask for first <= second, and no more than the log holds",
+        )
+    proof = consistency_proof(first, second, tx.audit_node)
+    return {"first": first, "second": second, **_proved(tx, second, proof)}
+
+
+def _proved(tx: Transaction, size: int, proof: list[bytes]) -> dict[str, Any]:
+    root = to_text(tree_root(size, tx.audit_node))
+    return {"root": root, "proof": [to_text(step) for step in proof]}

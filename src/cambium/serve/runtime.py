@@ -35,7 +35,7 @@ from cambium.serve.ephemeral import TENANT, EphemeralAdapters
 from cambium.serve.janitor import Janitor
 from cambium.serve.jobs import JobRunner
 from cambium.serve.learning_queue import MAX_TOGETHER, LearningQueue
-from cambium.serve.log_head import sign_newest
+from cambium.serve.log_head import check_log, sign_newest
 from cambium.serve.metrics import Metrics
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published, open_bank
@@ -77,6 +77,7 @@ class Runtime:
     def _open(self, config: ServerConfig) -> None:
         self.identity: Identity = server_identity(config.state, self.state)
         self.policy: Policy | None = policy_in_force(config, self.state)
+        check_log(self.state, self.identity.key.public_key)
         self.base = self._open_base(config)
         self.training = TrainingModel(self.base)
         self.published: Published = open_bank(
@@ -128,12 +129,16 @@ class Runtime:
         self._outcomes: dict[str, dict[str, object]] = {}
         self._versions: dict[str, Lora] = {}
         self._norms: dict[str, float] = {}
-        self.metrics = Metrics(attestation=self.identity.attestation_label)
-        self.metrics.watch("cambium_revision", "The served revision.", lambda: self.revision)
-        self.metrics.watch(
+        self.metrics = self._open_metrics()
+        self.review.resume()
+
+    def _open_metrics(self) -> Metrics:
+        metrics = Metrics(attestation=self.identity.attestation_label)
+        metrics.watch("cambium_revision", "The served revision.", lambda: self.revision)
+        metrics.watch(
             "cambium_answers_active", "Answers under way.", lambda: self.engine.num_active
         )
-        self.review.resume()
+        return metrics
 
     def _open_base(self, config: ServerConfig) -> BaseModel:
         base = load_base(config.model)
@@ -155,8 +160,7 @@ class Runtime:
                 self.state, self.base, embed=self.encoder.embed, max_tokens=bounds.replay_tokens
             ),
             bounds=bounds,
-            bank=lambda: self.bank,
-            now_ms=self.now_ms,
+            around=self,
         )
         self.lesson_threads.submit(adapters.warm_up)
         return adapters
@@ -299,14 +303,14 @@ class Runtime:
             return tx.state_version()
 
     def checkpoint(self) -> dict[str, Any]:
-        """Returns the audit log's newest entry under a fresh signature of the server.
+        """Returns a fresh checkpoint of the whole audit log, and the key that signed it.
 
         Raises:
             AuditBroken: it does not extend what was signed before.
         """
         with self.state.transaction() as tx:
-            head = sign_newest(tx, self.identity.key)
-        return {**head.__dict__, "public": self.identity.key.public_key.raw}
+            signed = sign_newest(tx, self.identity.key)
+        return {**signed.__dict__, "public": self.identity.key.public_key.raw}
 
     def close(self) -> None:
         """Ends the background threads and lets the next process have the state."""

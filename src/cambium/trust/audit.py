@@ -1,15 +1,16 @@
-"""The audit log as a hash chain with a signed head: pure values, stored by somebody else."""
+"""The audit log: entries as leaves of a Merkle tree, and the server's signature over its root."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cambium.core.canonical import canonical_json, digest_json
+from cambium.core.canonical import canonical_json
 from cambium.core.errors import AuditBroken, CambiumError
 from cambium.trust.keys import PublicKey, SigningKey
+from cambium.trust.merkle import GrowingTree, is_consistent, leaf_hash
 
-GENESIS = "sha256:" + "0" * 64
+_PREFIX = "sha256:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,115 +18,149 @@ class AuditEntry:
     """One thing that happened.
 
     Args:
-        seq: 1 for the first, then one more each.
+        seq: 1 for the first, then one more each; its leaf's index is one less.
         at: milliseconds since 1970, UTC, as the server's clock said.
-        prev: the hash of the entry before; `GENESIS` for the first.
-        hash: digest of the canonical JSON of all the others.
+        hash: of its leaf, over the canonical JSON of all the others.
     """
 
     seq: int
     at: int
     kind: str
     body: dict[str, object]
-    prev: str
     hash: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignedHead:
-    """The server's signature over the log's length and last hash."""
+class Checkpoint:
+    """The server's signature over how many entries there are and the root of their tree."""
 
-    seq: int
-    hash: str
+    size: int
+    root: str
     key_id: str
     signature: str
 
 
-def next_entry(
-    prev: AuditEntry | None, *, at: int, kind: str, body: dict[str, object]
-) -> AuditEntry:
-    """Returns the entry that follows `prev`, or the first one.
+def make_entry(seq: int, *, at: int, kind: str, body: dict[str, object]) -> AuditEntry:
+    """Returns the entry with its leaf's hash.
 
     Raises:
         DataError: `body` is not plain JSON.
     """
-    seq = prev.seq + 1 if prev else 1
-    before = prev.hash if prev else GENESIS
-    hash_ = _hash(seq=seq, at=at, kind=kind, body=body, prev=before)
-    return AuditEntry(seq=seq, at=at, kind=kind, body=body, prev=before, hash=hash_)
+    record = {"type": "cambium/audit/v2", "seq": seq, "at": at, "kind": kind, "body": body}
+    return AuditEntry(seq=seq, at=at, kind=kind, body=body,
+                      hash=to_text(leaf_hash(canonical_json(record))))  # fmt: skip
 
 
-def sign_head(key: SigningKey, entry: AuditEntry) -> SignedHead:
-    """Returns the head that vouches for `entry` and so for everything before it."""
-    signature = key.sign(_head_bytes(entry.seq, entry.hash))
-    return SignedHead(seq=entry.seq, hash=entry.hash, key_id=key.key_id, signature=signature)
+def sign_checkpoint(key: SigningKey, size: int, root: bytes) -> Checkpoint:
+    """Returns the checkpoint that vouches for the first `size` entries, and for no others."""
+    text = to_text(root)
+    signature = key.sign(_signed_bytes(size, text))
+    return Checkpoint(size=size, root=text, key_id=key.key_id, signature=signature)
 
 
-def verify_chain(
-    entries: Iterable[AuditEntry], *, head: SignedHead | None, server_public: PublicKey
-) -> int:
-    """Returns how many entries were verified, from the first to the last.
-
-    The head must be of the last entry: an entry cut off or added after signing is found. Without
-    a head (`None`) only the chain is checked, which its owner can rewrite. Whoever holds the
-    server's key can rewrite both; only a head kept elsewhere shows that.
+def check_checkpoint(checkpoint: Checkpoint, server_public: PublicKey) -> None:
+    """Returns when the server's key signed exactly this checkpoint.
 
     Raises:
-        AuditBroken: names the first sequence number that does not hold (`detail["seq"]`).
+        AuditBroken: it did not.
     """
-    last: AuditEntry | None = None
-    for entry in entries:
-        expected = last.seq + 1 if last else 1
-        if entry.seq != expected:
-            raise _broken(expected, f"found number {entry.seq} instead")
-        if entry.prev != (last.hash if last else GENESIS):
-            raise _broken(expected, "it does not follow the entry before")
-        if entry.hash != _recomputed(entry):
-            raise _broken(expected, "its content does not hash to its name")
-        last = entry
-    if head is not None:
-        _check_head(last, head, server_public)
-    return last.seq if last else 0
-
-
-def _check_head(last: AuditEntry | None, head: SignedHead, server_public: PublicKey) -> None:
-    if head.key_id != server_public.key_id or not server_public.verify(
-        _head_bytes(head.seq, head.hash), head.signature
+    signed = _signed_bytes(checkpoint.size, checkpoint.root)
+    if checkpoint.key_id != server_public.key_id or not server_public.verify(
+        signed, checkpoint.signature
     ):
-        raise _broken(head.seq, "the head's signature does not verify")
-    count = last.seq if last else 0
-    if count != head.seq:
-        raise _broken(min(count, head.seq) + 1, f"{count} entries, but {head.seq} were signed")
-    if last is not None and last.hash != head.hash:
-        raise _broken(head.seq, "another history was signed")
+        raise log_broken(checkpoint.size, "the checkpoint's signature does not verify")
 
 
-def _head_bytes(seq: int, hash_: str) -> bytes:
-    return canonical_json({"type": "cambium/audit-head/v1", "seq": seq, "hash": hash_})
+def verify_log(
+    entries: Iterable[AuditEntry], *, checkpoint: Checkpoint, server_public: PublicKey
+) -> int:
+    """Returns how many entries were verified: all from the first, as many as were signed.
+
+    Whoever holds the server's key can sign another history; only a checkpoint kept elsewhere
+    shows that.
+
+    Raises:
+        AuditBroken: names the first sequence number that does not hold (`detail["seq"]`); for a
+            history whose every entry holds by itself, the number of entries that were signed.
+    """
+    check_checkpoint(checkpoint, server_public)
+    tree = GrowingTree()
+    for entry in entries:
+        grow(tree, entry)
+    if tree.size != checkpoint.size:
+        first = min(tree.size, checkpoint.size) + 1
+        raise log_broken(first, f"{tree.size} entries, but {checkpoint.size} were signed")
+    if to_text(tree.root()) != checkpoint.root:
+        raise log_broken(tree.size, "another history was signed")
+    return tree.size
 
 
-def _hash(*, seq: int, at: int, kind: str, body: dict[str, object], prev: str) -> str:
-    record = {
-        "type": "cambium/audit/v1",
-        "seq": seq,
-        "at": at,
-        "kind": kind,
-        "body": body,
-        "prev": prev,
-    }
-    return digest_json(record)
+def grow(tree: GrowingTree, entry: AuditEntry) -> None:
+    """Adds an entry to a log's tree if it is the next one and hashes to what it says.
+
+    Raises:
+        AuditBroken: it is another one, or was changed.
+    """
+    seq = tree.size + 1
+    if entry.seq != seq:
+        raise log_broken(seq, f"found number {entry.seq} instead")
+    if not _is_sound(entry):
+        raise log_broken(seq, "its content does not hash to its name")
+    tree.append(to_bytes(entry.hash))
 
 
-def _recomputed(entry: AuditEntry) -> str | None:
+def check_grown(
+    kept: Checkpoint, now: Checkpoint, proof: Sequence[str], server_public: PublicKey
+) -> None:
+    """Returns when the log that `now` signs begins with the one that `kept` signs.
+
+    Raises:
+        AuditBroken: another key signed, the log is shorter than it was, or the proof does not hold.
+    """
+    for checkpoint in (kept, now):
+        check_checkpoint(checkpoint, server_public)
+    if now.size < kept.size:
+        raise log_broken(now.size + 1, f"{kept.size} entries were signed before")
+    steps = [to_bytes(step) for step in proof]
+    if not is_consistent(kept.size, now.size, steps, to_bytes(kept.root), to_bytes(now.root)):
+        raise log_broken(kept.size, "what was signed before is not how it begins now")
+
+
+def _is_sound(entry: AuditEntry) -> bool:
     try:
-        return _hash(seq=entry.seq, at=entry.at, kind=entry.kind, body=entry.body, prev=entry.prev)
+        return make_entry(entry.seq, at=entry.at, kind=entry.kind, body=entry.body) == entry
     except CambiumError:
-        return None
+        return False
 
 
-def _broken(seq: int, why: str) -> AuditBroken:
+def log_broken(seq: int, why: str) -> AuditBroken:
+    """Returns the error of a log that does not hold from entry `seq` on."""
     return AuditBroken(
         f"the audit log breaks at entry {seq}: {why}",
         mend="stop, keep a copy, compare with a backup or a witness",
         detail={"seq": seq},
     )
+
+
+def to_text(hash_: bytes) -> str:
+    """Returns `sha256:` and 64 hex digits."""
+    return _PREFIX + hash_.hex()
+
+
+def to_bytes(text: str) -> bytes:
+    """Returns the bytes that `to_text` wrote.
+
+    Raises:
+        AuditBroken: it is something else.
+    """
+    try:
+        found = bytes.fromhex(text.removeprefix(_PREFIX))
+    except ValueError:
+        found = b""
+    if len(found) != 32 or to_text(found) != text:
+        raise log_broken(0, f"{text[:80]!r} is not a hash")
+    return found
+
+
+def _signed_bytes(size: int, root: str) -> bytes:
+    return canonical_json({"type": "cambium/checkpoint/v1", "size": size, "root": root})

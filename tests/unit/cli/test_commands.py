@@ -33,6 +33,7 @@ FROZEN = {
     "log": ["--json", "--since", "--state", "--verify"],
     "replay": ["--json", "--state", "ADAPTER"],
     "trace": ["--json", "--state", "REQUEST_ID"],
+    "witness": ["--json", "--root", "--state"],
     "bench": ["--json", "NAME"],
     "pretrain": ["--out", "RECIPE"],
     "key new": ["--json", "FILE"],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from tests.serving import tiny_base
 from cambium.models.base import BaseModel, load_base
 from cambium.models.lora import LoraConfig
 from cambium.models.training_model import TrainingModel
+from cambium.serve.bank import Bank
 from cambium.serve.bootstrap import server_identity
 from cambium.serve.bounds import BARE_BUDGET
 from cambium.serve.ephemeral import EphemeralAdapters
@@ -26,6 +28,14 @@ def nothing(texts: list[str]) -> np.ndarray:
 
 class Clock:
     ms = 1_000
+
+
+@dataclass
+class Around:
+    bank: Bank
+
+    def now_ms(self) -> int:
+        return Clock.ms
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +61,7 @@ def adapters_of(base: BaseModel, state: State, folder: Path) -> EphemeralAdapter
         queue=queue,
         rehearsing=Rehearsing(state, base, embed=nothing, max_tokens=0),
         bounds=BARE_BUDGET,
-        bank=lambda: published.bank,
-        now_ms=lambda: Clock.ms,
+        around=Around(published.bank),
     )
 
 

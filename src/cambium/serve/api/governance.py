@@ -7,11 +7,24 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field
 
+from cambium.core.errors import DataError
+from cambium.serve.log_head import prove_entry, prove_growth
 from cambium.serve.runtime import Runtime
 
 MAX_ENTRIES = 1000
 _MAX_SEQ = 2**63 - 1  # what the database's integers hold
+
+
+class ProofQuery(BaseModel):
+    """Which proof: of an entry in a log of some size, or of how a log has grown."""
+
+    model_config = ConfigDict(extra="forbid")
+    seq: int | None = Field(default=None, ge=1, le=_MAX_SEQ)
+    size: int | None = Field(default=None, ge=1, le=_MAX_SEQ)
+    first: int | None = Field(default=None, ge=0, le=_MAX_SEQ)
+    second: int | None = Field(default=None, ge=0, le=_MAX_SEQ)
 
 
 def router(runtime: Runtime) -> APIRouter:
@@ -41,6 +54,10 @@ def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
     @routes.get("/audit/checkpoint")
     async def checkpoint() -> dict[str, Any]:
         return await asyncio.to_thread(runtime.checkpoint)
+
+    @routes.get("/audit/proof")
+    async def proof(asked: Annotated[ProofQuery, Query()]) -> dict[str, Any]:
+        return await asyncio.to_thread(_proof, runtime, asked)
 
 
 def _add_watching(routes: APIRouter, runtime: Runtime) -> None:
@@ -90,6 +107,20 @@ def _policy(runtime: Runtime) -> dict[str, Any]:
         "state_version": version,
         **runtime.policy.to_json(),
     }
+
+
+def _proof(runtime: Runtime, asked: ProofQuery) -> dict[str, Any]:
+    with runtime.state.read() as tx:
+        whole = tx.audit_size()
+        if asked.seq is not None and asked.first is None and asked.second is None:
+            return prove_entry(tx, asked.seq, asked.size or whole)
+        if asked.first is not None and asked.seq is None and asked.size is None:
+            second = whole if asked.second is None else asked.second
+            return prove_growth(tx, asked.first, second)
+    raise DataError(
+        "ask for one proof: an entry's or the log's growth",
+        mend="send seq and size, or first and second",
+    )
 
 
 def _entries(runtime: Runtime, since: int, limit: int) -> list[dict[str, Any]]:

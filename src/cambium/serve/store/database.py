@@ -59,8 +59,8 @@ def for_writing(connection: Connection) -> Connection:
     return connection.execution_options(**{_WRITES: True})
 
 
-def migrate(connection: Connection) -> None:
-    """Brings the schema up to date, in the connection's transaction.
+def migrate(connection: Connection, *, to: str = "head") -> None:
+    """Brings the schema up to date, or to a step on the way, in the connection's transaction.
 
     Raises:
         ConfigError: a later version of the program wrote the database.
@@ -68,7 +68,7 @@ def migrate(connection: Connection) -> None:
     config = _config()
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config, to)
     except CommandError as error:
         raise ConfigError(
             f"the state was written by another version ({error})", mend="use that version or later"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.dialects import sqlite
 
 from cambium.core.errors import KeyUnknown, PolicyMissing, StateCorrupt
 from cambium.serve.store.records import KeyRow, PolicyRow
 from cambium.serve.store.rows import Rows, columns
-from cambium.serve.store.schema import Audit, Head, Key, Meta, Policy
-from cambium.trust.audit import AuditEntry, SignedHead, next_entry
+from cambium.serve.store.schema import Audit, AuditNode, Key, LatestCheckpoint, Meta, Policy
+from cambium.trust.audit import AuditEntry, Checkpoint, log_broken, make_entry, to_bytes
+from cambium.trust.merkle import appended
 
 _STATE_VERSION = "state_version"
 _POLICIES = columns(Policy, PolicyRow)
@@ -80,8 +81,8 @@ class LedgerRows(Rows):
 
     def set_meta(self, key: str, *, value: str) -> None:
         """Sets a single value."""
-        insert = sqlite.insert(Meta).values(key=key, value=value)
-        put = insert.on_conflict_do_update(index_elements=["key"], set_={"value": value})
+        first = sqlite.insert(Meta).values(key=key, value=value)
+        put = first.on_conflict_do_update(index_elements=["key"], set_={"value": value})
         self._connection.execute(put)
 
     def state_version(self) -> int:
@@ -96,9 +97,31 @@ class LedgerRows(Rows):
 
     def audit(self, kind: str, *, body: dict[str, object], at: int) -> AuditEntry:
         """Appends to the audit log, in this same transaction, and returns the entry."""
-        entry = next_entry(self.last_audit_entry(), at=at, kind=kind, body=body)
+        size = self.audit_size()
+        entry = make_entry(size + 1, at=at, kind=kind, body=body)
         self._add(Audit, entry)
+        for level, position, found in appended(to_bytes(entry.hash), size, self.audit_node):
+            row = {"level": level, "position": position, "hash": found}
+            self._connection.execute(insert(AuditNode).values(**row))
         return entry
+
+    def audit_size(self) -> int:
+        """Returns how many leaves the log's tree has; its newest entry has this number."""
+        leaves = select(func.max(AuditNode.position)).where(AuditNode.level == 0)
+        last = self._connection.execute(leaves).scalar()
+        return 0 if last is None else last + 1
+
+    def audit_node(self, level: int, position: int) -> bytes:
+        """Returns the root of a perfect subtree of the log.
+
+        Raises:
+            AuditBroken: it is not there, though the log says it is that long.
+        """
+        where = (AuditNode.level == level) & (AuditNode.position == position)
+        found = self._connection.execute(select(AuditNode.hash).where(where)).scalar()
+        if found is None:
+            raise log_broken((position << level) + 1, "a node of its tree is missing")
+        return found
 
     def last_audit_entry(self) -> AuditEntry | None:
         """Returns the newest entry, or None of an empty log."""
@@ -109,22 +132,22 @@ class LedgerRows(Rows):
         statement = _AUDIT.where(Audit.seq >= since).order_by(Audit.seq)
         return self._all(AuditEntry, statement.limit(limit))
 
-    def put_head(self, head: SignedHead) -> None:
-        """Keeps the latest signed head of the log in place of the one before.
+    def put_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Keeps the latest signed checkpoint of the log in place of the one before.
 
         Raises:
-            DataError: the log has no entry of this number.
-            StateCorrupt: the head kept before is of a later entry.
+            DataError: the log is shorter.
+            StateCorrupt: the checkpoint kept before is of a longer log.
         """
-        before = self.latest_head()
-        if before is not None and before.seq > head.seq:
+        before = self.latest_checkpoint()
+        if before is not None and before.size > checkpoint.size:
             raise StateCorrupt(
-                f"a head of entry {head.seq} cannot follow one of entry {before.seq}",
+                f"a checkpoint of {checkpoint.size} entries cannot follow one of {before.size}",
                 mend="sign the newest entry",
             )
-        self._connection.execute(delete(Head))
-        self._add(Head, head)
+        self._connection.execute(delete(LatestCheckpoint))
+        self._add(LatestCheckpoint, checkpoint)
 
-    def latest_head(self) -> SignedHead | None:
-        """Returns the latest signed head, or None before the first."""
-        return self._first(SignedHead, columns(Head, SignedHead))
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """Returns the latest signed checkpoint, or None before the first."""
+        return self._first(Checkpoint, columns(LatestCheckpoint, Checkpoint))

@@ -237,22 +237,30 @@ class Trace(Table):
 
 
 class Audit(Table):
-    """The audit log: each entry hashes the one before it."""
+    """The audit log; `hash` is of the entry's leaf."""
 
     __tablename__ = "audit"
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     at: Mapped[int]
     kind: Mapped[str]
     body: Mapped[Object]
-    prev: Mapped[str]
     hash: Mapped[str] = mapped_column(unique=True)
 
 
-class Head(Table):
-    """The latest signed head of the audit log: one row."""
+class AuditNode(Table):
+    """Roots of the log's perfect subtrees; level 0 are the leaves."""
 
-    __tablename__ = "heads"
-    seq: Mapped[int] = mapped_column(ForeignKey("audit.seq"), primary_key=True)
-    hash: Mapped[str]
+    __tablename__ = "audit_nodes"
+    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    hash: Mapped[bytes]
+
+
+class LatestCheckpoint(Table):
+    """The latest signed checkpoint of the audit log: one row."""
+
+    __tablename__ = "checkpoints"
+    size: Mapped[int] = mapped_column(ForeignKey("audit.seq"), primary_key=True)
+    root: Mapped[str]
     key_id: Mapped[str]
     signature: Mapped[str]

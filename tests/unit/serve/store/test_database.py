@@ -10,10 +10,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect
 
+from cambium.core.canonical import canonical_json
 from cambium.core.errors import ConfigError
 from cambium.serve.store.database import database_url, for_writing, migrate, open_engine
 from cambium.serve.store.schema import Table
 from cambium.serve.store.state import State
+from cambium.trust.audit import grow
+from cambium.trust.merkle import GrowingTree, tree_root
 
 
 def engine_at(path: Path) -> Engine:
@@ -56,6 +59,27 @@ def test_an_interrupted_migration_leaves_nothing(tmp_path: Path) -> None:
     with engine.connect() as connection:
         assert inspect(connection).get_table_names() == []
     engine.dispose()
+
+
+def test_a_log_that_was_a_chain_becomes_a_tree(tmp_path: Path) -> None:
+    engine = engine_at(tmp_path / "cambium.db")
+    bodies = [{"n": n, "é": [1.5, None, "\\"]} for n in range(11)]
+    with engine.connect() as connection, for_writing(connection).begin():
+        migrate(connection, to="0003")
+        for n, body in enumerate(bodies):
+            row = (n + 1, n, 'a "kind"', canonical_json(body).decode(), f"before {n}", f"hash {n}")
+            connection.exec_driver_sql("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?)", row)
+        connection.exec_driver_sql("INSERT INTO heads VALUES (11, 'hash 10', 'k', 's')")
+    engine.dispose()
+    with State.open(tmp_path) as state, state.transaction() as tx:
+        entries = tx.audit_entries()
+        assert [e.body for e in entries] == bodies
+        tree = GrowingTree()
+        for entry in entries:
+            grow(tree, entry)
+        assert tree_root(11, tx.audit_node) == tree.root()
+        assert tx.latest_checkpoint() is None
+        assert tx.audit("next", body={}, at=12).seq == 12
 
 
 def test_a_state_of_a_later_version_is_refused(tmp_path: Path) -> None:

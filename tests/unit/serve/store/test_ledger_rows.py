@@ -11,8 +11,9 @@ import pytest
 from cambium.core.errors import AuditBroken, DataError, KeyUnknown, PolicyMissing, StateCorrupt
 from cambium.serve.store.records import KeyRow, PolicyRow
 from cambium.serve.store.state import State
-from cambium.trust.audit import next_entry, sign_head, verify_chain
+from cambium.trust.audit import AuditEntry, grow, make_entry, sign_checkpoint, verify_log
 from cambium.trust.keys import generate_key
+from cambium.trust.merkle import GrowingTree, tree_root
 
 TOML = '# a comment\r\n[approvers]\nk = 2\n\tname = "é"\n'
 
@@ -77,7 +78,7 @@ def test_the_state_version_only_grows(state: State) -> None:
         assert view.get_meta("nothing") is None
 
 
-def test_the_log_is_a_chain(state: State) -> None:
+def test_the_log_is_a_tree(state: State) -> None:
     bodies: list[dict[str, object]] = [{"n": n, "loss": n / 3, "é": [None]} for n in range(5)]
     with state.transaction() as tx:
         assert tx.last_audit_entry() is None
@@ -89,10 +90,13 @@ def test_the_log_is_a_chain(state: State) -> None:
         assert view.audit_entries(since=written[2].seq) == written[2:]
         assert view.audit_entries(since=written[1].seq, limit=2) == written[1:3]
         assert view.audit_entries(limit=0) == []
-    before = None
-    for entry, body in zip(read, bodies, strict=True):
-        assert entry == next_entry(before, at=entry.at, kind="learn", body=body)
-        before = entry
+    for seq, (entry, body) in enumerate(zip(read, bodies, strict=True), 1):
+        assert entry == make_entry(seq, at=entry.at, kind="learn", body=body)
+    with state.read() as view:
+        assert view.audit_size() == 5
+        assert tree_root(5, view.audit_node) == root_of(read)
+        with pytest.raises(AuditBroken, match="entry 5"):
+            view.audit_node(1, 2)
 
 
 def test_the_log_and_what_it_tells_of_stand_or_fall_together(state: State) -> None:
@@ -108,27 +112,34 @@ def test_the_log_and_what_it_tells_of_stand_or_fall_together(state: State) -> No
         assert view.audit_entries() == [first]
 
 
-def test_only_the_latest_head_is_kept_and_it_verifies(state: State) -> None:
+def root_of(entries: list[AuditEntry]) -> bytes:
+    tree = GrowingTree()
+    for entry in entries:
+        grow(tree, entry)
+    return tree.root()
+
+
+def test_only_the_latest_checkpoint_is_kept_and_it_verifies(state: State) -> None:
     server = generate_key()
     with state.transaction() as tx:
-        assert tx.latest_head() is None
-        first, second = (tx.audit("x", body={}, at=n) for n in range(2))
-        tx.put_head(sign_head(server, first))
-        tx.put_head(sign_head(server, second))
+        assert tx.latest_checkpoint() is None
+        entries = [tx.audit("x", body={}, at=n) for n in range(2)]
+        first, second = (sign_checkpoint(server, n, root_of(entries[:n])) for n in (1, 2))
+        tx.put_checkpoint(first)
+        tx.put_checkpoint(second)
         with pytest.raises(StateCorrupt, match="cannot follow"):
-            tx.put_head(sign_head(server, first))
+            tx.put_checkpoint(first)
     with state.read() as view:
-        head, entries = view.latest_head(), view.audit_entries()
-    assert head == sign_head(server, second)
-    assert verify_chain(entries, head=head, server_public=server.public_key) == 2
-    unknown = next_entry(second, at=3, kind="x", body={})
+        assert view.latest_checkpoint() == second
+        read = view.audit_entries()
+    assert verify_log(read, checkpoint=second, server_public=server.public_key) == 2
     with pytest.raises(DataError), state.transaction() as tx:
-        tx.put_head(sign_head(server, unknown))
+        tx.put_checkpoint(sign_checkpoint(server, 3, b""))
     with state.read() as view:
-        assert view.latest_head() == head
+        assert view.latest_checkpoint() == second
 
 
-def test_a_changed_entry_breaks_the_chain(state: State, tmp_path: Path) -> None:
+def test_a_changed_entry_is_found(state: State, tmp_path: Path) -> None:
     with state.transaction() as tx:
         for n in range(3):
             tx.audit("learn", body={"n": n}, at=n)
@@ -137,5 +148,5 @@ def test_a_changed_entry_breaks_the_chain(state: State, tmp_path: Path) -> None:
         connection.execute("UPDATE audit SET body = '{\"n\":7}' WHERE seq = 2")
     connection.close()
     with state.read() as view, pytest.raises(AuditBroken) as broken:
-        verify_chain(view.audit_entries(), head=None, server_public=generate_key().public_key)
+        root_of(view.audit_entries())
     assert broken.value.detail["seq"] == 2
