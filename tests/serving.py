@@ -48,6 +48,7 @@ domains = {{ allowed = {domains} }}
 attestation = {{ accept = ["software-dev"] }}
 scopes = {{ names = ["text"] }}
 rollback = {{ k = 2 }}
+kill = {{ then = "{then}", operators = [{operator}] }}
 [approvers]
 k = 2
 list = [{people}]
@@ -90,6 +91,7 @@ class Rules:
     """What a test's policy says; the gates are small, and a random base can pass them."""
 
     domains: tuple[str, ...] = ("*",)
+    then: str = "nothing"
     margin: float = 0.15
     replay_tokens: int = 10_000
     traffic: bool = True
@@ -98,7 +100,7 @@ class Rules:
     alignment: float = -4.0
     passes: int = 1
 
-    def toml(self, approvers: Sequence[SigningKey]) -> bytes:
+    def toml(self, approvers: Sequence[SigningKey], operator: SigningKey) -> bytes:
         gates = (
             # Two or three documents a look: a bar that chance does not decide.
             ("domain_gain", -0.3, 2, 3),
@@ -117,6 +119,8 @@ class Rules:
             people=people,
             max_change=self.max_change,
             margin=self.margin,
+            then=self.then,
+            operator=f'{{ name = "operator", public = "{operator.public_key.raw}" }}',
             replay_tokens=self.replay_tokens,
             traffic=str(self.traffic).lower(),
             gates="".join(
@@ -132,12 +136,13 @@ class People:
     """The root and three approvers."""
 
     root: SigningKey = field(default_factory=generate_key)
+    operator: SigningKey = field(default_factory=generate_key)
     approvers: tuple[SigningKey, ...] = field(
         default_factory=lambda: tuple(generate_key() for _ in range(3))
     )
 
     def init(self, state: Path, rules: Rules | None = None) -> str:
-        toml = (rules or Rules()).toml(self.approvers)
+        toml = (rules or Rules()).toml(self.approvers, self.operator)
         signed = sign_policy(self.root, toml)
         return init_state(
             state, toml=toml, signature=signed.signature, root_public=self.root.public_key

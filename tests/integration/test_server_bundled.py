@@ -9,8 +9,8 @@ from tests.serving import People, Server, served, small_config
 
 from cambium.evals.alignment_pairs import monitor_pairs
 from cambium.recipes.python_texts import library_sources
-from cambium.serve.bootstrap import init_state
-from cambium.trust.policy import render_policy, sign_policy
+from cambium.serve.bootstrap import init_state, render_policy
+from cambium.trust.policy import sign_policy
 from cambium.trust.quorum import Approver
 
 PROMPT = "The old man looked at the sea and"

@@ -28,9 +28,10 @@ from cambium.core.canonical import canonical_json, digest_json
 from cambium.core.errors import AuditBroken, CambiumError
 from cambium.core.nouns import Action
 from cambium.serve.runtime import Runtime
+from cambium.serve.store.key_files import save_key
 from cambium.trust.acts import sign_act, signature_to_json
 from cambium.trust.audit import AuditEntry, Checkpoint, make_entry, to_bytes, verify_log
-from cambium.trust.keys import PublicKey, generate_key, save_key
+from cambium.trust.keys import PublicKey, generate_key
 
 PROMPT = "Fact 5: the tree grows a"
 

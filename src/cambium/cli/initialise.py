@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cambium.trust.keys import PublicKey, SigningKey
     from cambium.trust.policy import SignedPolicy
 
+OPERATOR = "operator"
 NUM_APPROVERS = 3
 QUORUM = 2
 
@@ -94,18 +95,25 @@ def _undone_on_failure() -> Iterator[_Made]:
 
 
 def _init_development(state: Path) -> None:
-    from cambium.trust.keys import generate_key, save_key
-    from cambium.trust.policy import render_policy, sign_policy
+    from cambium.serve.bootstrap import render_policy
+    from cambium.serve.store.key_files import save_key
+    from cambium.trust.keys import generate_key
+    from cambium.trust.policy import sign_policy
     from cambium.trust.quorum import Approver
 
-    root = generate_key()
+    root, operator = generate_key(), generate_key()
     people = {f"approver-{i}": generate_key() for i in range(1, NUM_APPROVERS + 1)}
     approvers = [Approver(name=name, public=key.public_key) for name, key in people.items()]
-    toml = render_policy(approvers=approvers, k=QUORUM, rollback_k=QUORUM)
+    toml = render_policy(
+        approvers=approvers,
+        operator=Approver(name=OPERATOR, public=operator.public_key),
+        k=QUORUM,
+        rollback_k=QUORUM,
+    )
     with _undone_on_failure() as made:
         made.folder(state)
         made.folder(state / "keys", 0o700)
-        keys: dict[str, SigningKey] = {"root": root, **people}
+        keys: dict[str, SigningKey] = {"root": root, **people, OPERATOR: operator}
         for path in [state / "keys" / f"{name}.key" for name in keys] + [state / "policy.toml"]:
             made.file(path)
         for name, key in keys.items():
@@ -121,7 +129,7 @@ def _signed(policy: Path, key: Path) -> tuple[SignedPolicy, PublicKey]:
     """Signs a policy with the root key, or takes the signature made where the root key lies."""
     from cambium.cli.keys import read_public_key
     from cambium.cli.policies import read_signed_policy, read_toml
-    from cambium.trust.keys import load_key
+    from cambium.serve.store.key_files import load_key
     from cambium.trust.policy import sign_policy
 
     if key.suffix == ".pub":

@@ -25,7 +25,8 @@ def new(
     as_json: AsJson = False,
 ) -> None:
     """Make a key pair: FILE for its owner alone, FILE.pub for everybody."""
-    from cambium.trust.keys import generate_key, save_key
+    from cambium.serve.store.key_files import save_key
+    from cambium.trust.keys import generate_key
 
     public_file = Path(f"{file}.pub")
     key = generate_key()

@@ -39,8 +39,8 @@ def sign(
     key: Key,
 ) -> None:
     """Sign a policy with the root key, into FILE.sig; `init --key ROOT.pub` takes it from there."""
+    from cambium.serve.store.key_files import load_key
     from cambium.trust.acts import signature_to_json
-    from cambium.trust.keys import load_key
     from cambium.trust.policy import sign_policy
 
     signed = sign_policy(load_key(key), read_toml(file))

@@ -24,8 +24,8 @@ def signed_body(
         CommandFailed: no policy is in force, so that nobody could count the signature.
         ConfigError: the file holds no private key.
     """
+    from cambium.serve.store.key_files import load_key
     from cambium.trust.acts import sign_act
-    from cambium.trust.keys import load_key
 
     version, policy = standing.get("state_version"), standing.get("policy_digest")
     if not isinstance(version, int) or not isinstance(policy, str):

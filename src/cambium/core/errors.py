@@ -26,6 +26,12 @@ class CambiumError(Exception):
         return f"{line}: {self.mend}" if self.mend else line
 
 
+class SystemKilled(CambiumError):
+    """Somebody pulled the kill switch; only the quorum lifts it."""
+
+    code = "killed"
+
+
 class ConfigError(CambiumError):
     """The server or a command was set up wrongly."""
 

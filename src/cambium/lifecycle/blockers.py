@@ -27,6 +27,7 @@ class Situation:
     attestation: AttestationResult | None
     now: int
     revoked_keys: frozenset[str] = frozenset()
+    killed: bool = False
 
 
 def blockers(proposal: Proposal, situation: Situation) -> tuple[str, ...]:
@@ -87,6 +88,8 @@ def merge_quorum(proposal: Proposal, situation: Situation) -> QuorumResult:
 def find_attestation_refusal(situation: Situation) -> str:
     """Returns why the attestation does not do under the policy in force, or nothing."""
     result, policy = situation.attestation, situation.policy
+    if situation.killed:
+        return "the kill switch was pulled"
     if result is None:
         return "nothing was attested"
     if result.label not in policy.attestation:

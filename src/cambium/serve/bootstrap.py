@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import ConfigError, PolicyInvalid
 from cambium.core.nouns import Signature
 from cambium.serve.config import ServerConfig
+from cambium.serve.store.key_files import load_key, save_key
 from cambium.serve.store.records import KeyRow, PolicyRow
 from cambium.serve.store.state import State
 from cambium.trust.acts import signature_from_json, signature_to_json
-from cambium.trust.attestation import AttestationResult, new_nonce, verify_evidence
-from cambium.trust.keys import PublicKey, SigningKey, generate_key, load_key, save_key
+from cambium.trust.attestation import AttestationResult, appraise, new_nonce
+from cambium.trust.keys import PublicKey, SigningKey, generate_key
 from cambium.trust.policy import Policy, SignedPolicy, verify_policy
 from cambium.trust.providers.software_dev import SoftwareDevAttester
+from cambium.trust.quorum import Approver
 
 SERVER_KEY = "server.key"
 ROOT_META = "root_public"
@@ -32,7 +37,7 @@ class Identity:
     @property
     def attestation_label(self) -> str:
         """Returns the label that everything relying on this attester carries."""
-        return self.attester.trusted_root.profile
+        return self.attester.verifier.label
 
     def attest(self, policy: Policy, *, measurement: str, now: int) -> AttestationResult:
         """Returns a fresh appraisal of this process, as far as the policy accepts its attester.
@@ -42,11 +47,11 @@ class Identity:
         """
         nonce = new_nonce()
         evidence = self.attester.attest(nonce, now=now, measurement=measurement)
-        return verify_evidence(
+        return appraise(
             evidence,
+            verifier=self.attester.verifier,
             nonce=nonce,
             accept=policy.attestation,
-            trusted_roots=[self.attester.trusted_root],
             now=now,
         )
 
@@ -104,13 +109,41 @@ def init_state(folder: Path, *, toml: bytes, signature: Signature, root_public: 
         tx.set_meta(ROOT_META, value=root_public.raw)
         tx.put_key(KeyRow(key_id=root_public.key_id, name="root", role="root",
                           public=root_public.raw, enrolled_at=now))  # fmt: skip
-        for approver in policy.approvers:
-            tx.put_key(KeyRow(key_id=approver.key_id, name=approver.name, role="approver",
-                              public=approver.public.raw, enrolled_at=now))  # fmt: skip
+        for role, people in (("approver", policy.approvers), ("operator", policy.operators)):
+            for person in people:
+                tx.put_key(KeyRow(key_id=person.key_id, name=person.name, role=role,
+                                  public=person.public.raw, enrolled_at=now))  # fmt: skip
         tx.bump_state_version()
         tx.audit("policy.signed", at=now, body={"policy": policy.digest, "profile": policy.profile,
                                                 "root": root_public.key_id})  # fmt: skip
     return policy.digest
+
+
+def render_policy(
+    *,
+    approvers: Sequence[Approver],
+    operator: Approver | None = None,
+    k: int = 2,
+    rollback_k: int = 2,
+) -> bytes:
+    """Returns the development profile's commented text; `parse_policy` says if it is valid."""
+    # TOML reads JSON's strings as they are.
+    listed, operators = (
+        "\n".join(
+            f'  {{ name = {json.dumps(a.name, ensure_ascii=False)}, public = "{a.public.raw}" }},'
+            for a in group
+        )
+        for group in (approvers, [operator] if operator else [])
+    )
+    template = resources.files("cambium.serve").joinpath("development_policy.toml")
+    text = template.read_text(encoding="utf-8")
+    values = {
+        "k": str(k),
+        "rollback_k": str(rollback_k),
+        "approvers": listed,
+        "operators": operators,
+    }
+    return text.format_map(values).encode("utf-8")
 
 
 def policy_in_force(config: ServerConfig, state: State) -> Policy | None:

@@ -105,19 +105,9 @@ def consistency_proof(first: int, second: int, node: Node) -> list[bytes]:
 
 def is_included(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
     """Returns whether `proof` leads from the leaf to the root (RFC 9162, 2.1.3.2)."""
-    if not 0 <= index < size:
+    if not 0 <= index < size or len(proof) != sum(_steps(index, size)):
         return False
-    found, at, last = leaf, index, size - 1
-    for step in proof:
-        if last == 0:
-            return False
-        if at % 2 or at == last:
-            found = node_hash(step, found)
-            at, last = _to_odd(at, last)
-        else:
-            found = node_hash(found, step)
-        at, last = at // 2, last // 2
-    return last == 0 and found == root
+    return _folded(leaf, proof, index, size)[1] == root
 
 
 def is_consistent(
@@ -127,22 +117,34 @@ def is_consistent(
     if first == second or first == 0:
         start = first_root == (second_root if first else EMPTY_ROOT)
         return not proof and start and 0 <= first <= second
-    if not 0 < first < second or not proof:
+    if not 0 < first < second:
         return False
-    # A perfect tree's root is a node of the larger tree, and the proof leaves it out.
-    steps = [first_root, *proof] if first & (first - 1) == 0 else list(proof)
-    at, last = _to_even(first - 1, second - 1)
-    old = new = steps[0]
-    for step in steps[1:]:
-        if last == 0:
-            return False
-        if at % 2 or at == last:
+    # The path starts at the last perfect subtree of the first tree; where that is all of it, its
+    # root is known and the proof leaves it out.
+    level = (first & -first).bit_length() - 1
+    steps = [first_root, *proof] if first == 1 << level else list(proof)
+    index, size = (first >> level) - 1, ((second - 1) >> level) + 1
+    if len(steps) != 1 + sum(_steps(index, size)):
+        return False
+    return _folded(steps[0], steps[1:], index, size) == (first_root, second_root)
+
+
+def _steps(index: int, size: int) -> tuple[int, int]:
+    """Returns how long a leaf's path is below where it meets the right edge, and along the edge."""
+    below = (index ^ (size - 1)).bit_length()
+    return below, (index >> below).bit_count()
+
+
+def _folded(start: bytes, path: Sequence[bytes], index: int, size: int) -> tuple[bytes, bytes]:
+    """Returns the roots of the tree that ends with leaf `index` and of the one of `size` leaves."""
+    below, _ = _steps(index, size)
+    old = new = start
+    for level, step in enumerate(path):
+        if level >= below or index >> level & 1:
             old, new = node_hash(step, old), node_hash(step, new)
-            at, last = _to_odd(at, last)
         else:
             new = node_hash(new, step)
-        at, last = at // 2, last // 2
-    return last == 0 and old == first_root and new == second_root
+    return old, new
 
 
 def _split(size: int) -> int:
@@ -157,15 +159,3 @@ def _root(low: int, high: int, node: Node) -> bytes:
         return node(level, low >> level)
     middle = low + _split(size)
     return node_hash(_root(low, middle, node), _root(middle, high, node))
-
-
-def _to_odd(at: int, last: int) -> tuple[int, int]:
-    while at and not at % 2:
-        at, last = at // 2, last // 2
-    return at, last
-
-
-def _to_even(at: int, last: int) -> tuple[int, int]:
-    while at % 2:
-        at, last = at // 2, last // 2
-    return at, last

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from importlib import resources
 
 from cambium.core.canonical import digest_bytes, digest_json
 from cambium.core.errors import DigestMismatch, PolicyInvalid, SignatureInvalid
@@ -20,6 +17,7 @@ from cambium.trust.strict_table import StrictTable
 
 KNOWN_GATES = frozenset({"domain_gain", "retention", "alignment", "alignment_writing", "integrity"})
 PROFILES = frozenset({"development", "production"})
+AFTER_KILL = frozenset({"nothing", "base"})
 MAX_POLICY_BYTES = 1_000_000
 MAX_LOOKS = 5
 MAX_STEPS_PER_CALL = 8
@@ -80,6 +78,8 @@ class Policy:
         k: signatures that a merge needs; `rollback_k`: that a rollback needs.
         domains: names a proposal may be for; `*` allows every name.
         attestation: labels that are accepted; an empty list accepts nothing.
+        operators: who may pull the kill switch beside the approvers.
+        after_kill: what is served then: `nothing`, or the bare `base`.
     """
 
     version: int
@@ -87,6 +87,8 @@ class Policy:
     k: int
     approvers: tuple[Approver, ...]
     rollback_k: int
+    operators: tuple[Approver, ...]
+    after_kill: str
     domains: tuple[str, ...]
     learning: LearningBudget
     traffic: TrafficBudget
@@ -96,12 +98,16 @@ class Policy:
 
     def to_json(self) -> dict[str, object]:
         """Returns the content that the digest covers, in the text's own shape."""
-        people = [{"name": a.name, "public": a.public.raw} for a in self.approvers]
+        people, operators = (
+            [{"name": a.name, "public": a.public.raw} for a in group]
+            for group in (self.approvers, self.operators)
+        )
         return {
             "version": self.version,
             "profile": self.profile,
             "approvers": {"k": self.k, "list": people},
             "rollback": {"k": self.rollback_k},
+            "kill": {"then": self.after_kill, "operators": operators},
             "domains": {"allowed": list(self.domains)},
             "learning": dict(self.learning.__dict__),
             "traffic": {**self.traffic.__dict__, "tenants": list(self.traffic.tenants)},
@@ -126,19 +132,6 @@ class SignedPolicy:
 
     toml: bytes
     signature: Signature
-
-
-def render_policy(*, approvers: Sequence[Approver], k: int = 2, rollback_k: int = 2) -> bytes:
-    """Returns the development profile's commented text; `parse_policy` says if it is valid."""
-    # TOML reads JSON's strings as they are.
-    people = [
-        f'  {{ name = {json.dumps(a.name, ensure_ascii=False)}, public = "{a.public.raw}" }},'
-        for a in approvers
-    ]
-    template = resources.files("cambium.trust").joinpath("development_policy.toml")
-    text = template.read_text(encoding="utf-8")
-    values = {"k": str(k), "rollback_k": str(rollback_k), "approvers": "\n".join(people)}
-    return text.format_map(values).encode("utf-8")
 
 
 def sign_policy(root_key: SigningKey, toml: bytes, *, state_version: int = 0) -> SignedPolicy:
@@ -181,9 +174,11 @@ def parse_policy(toml: bytes, *, known_gates: frozenset[str] = KNOWN_GATES) -> P
         PolicyInvalid: says which field is missing, unknown or out of its range.
     """
     root = StrictTable(_load(toml), "the policy")
-    root.exactly({"version", "profile", "approvers", "rollback", "domains", "learning",
+    root.exactly({"version", "profile", "approvers", "rollback", "kill", "domains", "learning",
                   "traffic", "attestation", "scopes", "gates"})  # fmt: skip
     approvers = root.table("approvers", {"k", "list"})
+    kill = root.table("kill", {"then", "operators"})
+    kill.require(kill.text("then") in AFTER_KILL, "then", f"is none of {sorted(AFTER_KILL)}")
     people = tuple(_approver(entry) for entry in approvers.tables("list"))
     policy = Policy(
         version=root.whole("version"),
@@ -191,6 +186,8 @@ def parse_policy(toml: bytes, *, known_gates: frozenset[str] = KNOWN_GATES) -> P
         k=approvers.whole("k"),
         approvers=people,
         rollback_k=root.table("rollback", {"k"}).whole("k"),
+        operators=tuple(_approver(entry) for entry in kill.tables("operators")),
+        after_kill=kill.text("then"),
         domains=root.table("domains", {"allowed"}).texts("allowed"),
         learning=_learning(root.table("learning", {f.name for f in fields(LearningBudget)})),
         traffic=_traffic(root.table("traffic", {f.name for f in fields(TrafficBudget)})),
@@ -293,9 +290,13 @@ def _gate(entry: StrictTable) -> GateSpec:
 
 def _check_people(policy: Policy) -> None:
     keys = {approver.public.raw for approver in policy.approvers}
-    names = {approver.name for approver in policy.approvers}
-    if len(keys) < len(policy.approvers) or len(names) < len(policy.approvers):
-        raise PolicyInvalid("two approvers share a key or a name", mend="list each person once")
+    everybody = [*policy.approvers, *policy.operators]
+    if (
+        not len({p.public.raw for p in everybody})
+        == len({p.name for p in everybody})
+        == len(everybody)
+    ):
+        raise PolicyInvalid("two people share a key or a name", mend="list each person once")
     for where, k in (("approvers.k", policy.k), ("rollback.k", policy.rollback_k)):
         if k > len(keys):
             raise PolicyInvalid(f"{where} = {k}, but there are {len(keys)} approvers",

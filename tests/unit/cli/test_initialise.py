@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from cambium.serve.store.key_files import load_key
 from cambium.serve.store.state import State
-from cambium.trust.keys import generate_key, load_key
+from cambium.trust.keys import generate_key
 from cambium.trust.policy import parse_policy
 
-FILES = ["approver-1.key", "approver-2.key", "approver-3.key", "root.key"]
+FILES = ["approver-1.key", "approver-2.key", "approver-3.key", "operator.key", "root.key"]
 
 
 def policy_of(folder: Path):

@@ -7,8 +7,10 @@ import pytest
 from cambium.cli.keys import read_public_key
 from cambium.cli.policies import read_signed_policy
 from cambium.core.errors import ConfigError
-from cambium.trust.keys import generate_key, load_key, save_key
-from cambium.trust.policy import render_policy, verify_policy
+from cambium.serve.bootstrap import render_policy
+from cambium.serve.store.key_files import load_key, save_key
+from cambium.trust.keys import generate_key
+from cambium.trust.policy import verify_policy
 from cambium.trust.quorum import Approver
 
 

@@ -11,8 +11,9 @@ from cambium.cli.client import _application
 from cambium.cli.review import _finished
 from cambium.core.errors import TrustError
 from cambium.core.nouns import Action
+from cambium.serve.store.key_files import save_key
 from cambium.trust.acts import Expectation, check_act, signature_from_json
-from cambium.trust.keys import generate_key, save_key
+from cambium.trust.keys import generate_key
 
 TARGET, POLICY = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 PROPOSAL = {

@@ -36,8 +36,9 @@ from cambium.models.sampling import SamplingConfig
 from cambium.models.training_model import TrainingModel
 from cambium.models.writing import write
 from cambium.recipes.python_texts import is_held_out, reference_prose
+from cambium.serve.bootstrap import render_policy
 from cambium.trust.keys import generate_key
-from cambium.trust.policy import KNOWN_GATES, parse_policy, render_policy
+from cambium.trust.policy import KNOWN_GATES, parse_policy
 from cambium.trust.quorum import Approver
 
 PEOPLE = [Approver(name=str(i), public=generate_key().public_key) for i in range(2)]

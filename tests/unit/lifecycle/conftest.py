@@ -12,11 +12,12 @@ from cambium.lifecycle.evidence import evidence_root, look_statements
 from cambium.lifecycle.gates import judge, used_items
 from cambium.lifecycle.proposal import Approved, Frozen, LookTaken, Proposal, advance
 from cambium.lifecycle.publish import authorise_genesis
+from cambium.serve.bootstrap import render_policy
 from cambium.trust.acts import sign_act
-from cambium.trust.attestation import AttestationResult, verify_evidence
+from cambium.trust.attestation import AttestationResult, appraise
 from cambium.trust.dsse import seal
 from cambium.trust.keys import SigningKey, generate_key
-from cambium.trust.policy import Policy, parse_policy, render_policy
+from cambium.trust.policy import Policy, parse_policy
 from cambium.trust.providers.software_dev import SoftwareDevAttester
 from cambium.trust.quorum import Approver
 
@@ -154,11 +155,11 @@ def _surroundings() -> World:
     keys = [generate_key() for _ in range(3)]
     policy, nonce = make_policy(keys), "ab" * 32
     attester = SoftwareDevAttester(generate_key())
-    attestation = verify_evidence(
+    attestation = appraise(
         attester.attest(nonce, now=NOW, measurement=digest_bytes(b"code")),
         nonce=nonce,
         accept=policy.attestation,
-        trusted_roots=[attester.trusted_root],
+        verifier=attester.verifier,
         now=NOW,
     )
     genesis = authorise_genesis(base_digest=digest_bytes(b"base"), policy=policy, now=NOW)

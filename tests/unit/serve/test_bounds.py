@@ -10,8 +10,9 @@ from cambium.core.errors import BudgetExceeded, DataError, DomainNotFound
 from cambium.core.evidence import StepCheck
 from cambium.learn.lesson import LearnResult
 from cambium.models.lora import Lora, LoraConfig
+from cambium.serve.bootstrap import render_policy
 from cambium.serve.bounds import BARE_BUDGET, check_domain, check_result
-from cambium.trust.policy import parse_policy, render_policy
+from cambium.trust.policy import parse_policy
 from cambium.trust.quorum import Approver
 
 NORMS = {"layer": 1.0}

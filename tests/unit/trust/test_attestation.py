@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -13,20 +13,25 @@ from cambium.trust.attestation import (
     PROFILES,
     SOFTWARE_DEV,
     AttestationResult,
-    Evidence,
-    TrustedRoot,
-    endorsement_bytes,
+    Claims,
+    appraise,
     new_nonce,
-    verify_evidence,
 )
 from cambium.trust.keys import SigningKey, generate_key
-from cambium.trust.providers.software_dev import SoftwareDevAttester
+from cambium.trust.providers.software_dev import (
+    SoftwareDevAttester,
+    SoftwareDevVerifier,
+    endorsement_bytes,
+)
+from cambium.trust.providers.software_dev import (
+    SoftwareEvidence as Evidence,
+)
 
 NOW = 10_000
 NONCE = "ab" * 32
 ROOT = generate_key()
 ATTESTER = SoftwareDevAttester(ROOT)
-ROOTS = [ATTESTER.trusted_root]
+VERIFIER = ATTESTER.verifier
 MEASUREMENT = digest_bytes(b"code and base")
 EVIDENCE = ATTESTER.attest(NONCE, now=NOW, measurement=MEASUREMENT)
 ACCEPT = (SOFTWARE_DEV,)
@@ -37,10 +42,10 @@ def verify(
     *,
     nonce: str = NONCE,
     accept: Collection[str] = ACCEPT,
-    roots: Collection[TrustedRoot] = ROOTS,
+    verifier: SoftwareDevVerifier = VERIFIER,
     now: int = NOW,
 ) -> AttestationResult:
-    return verify_evidence(evidence, nonce=nonce, accept=accept, trusted_roots=roots, now=now)
+    return appraise(evidence, verifier=verifier, nonce=nonce, accept=accept, now=now)
 
 
 def signed_claims(session: SigningKey, /, **changes: object) -> Evidence:
@@ -50,7 +55,7 @@ def signed_claims(session: SigningKey, /, **changes: object) -> Evidence:
     return Evidence(
         root=ROOT.key_id,
         session=session.public_key.raw,
-        endorsement=ROOT.sign(endorsement_bytes(session.public_key, SOFTWARE_DEV)),
+        endorsement=ROOT.sign(endorsement_bytes(session.public_key)),
         payload=payload,
         signature=session.sign(payload),
     )
@@ -101,31 +106,68 @@ def test_time_is_bounded_on_both_sides() -> None:
 def test_another_root_is_refused() -> None:
     other = SoftwareDevAttester(generate_key())
     evidence = other.attest(NONCE, now=NOW, measurement=MEASUREMENT)
-    with pytest.raises(AttestationRefused, match="no single trusted root"):
+    with pytest.raises(AttestationRefused, match="no trusted root"):
         verify(evidence)
     with pytest.raises(AttestationRefused, match="did not vouch"):
         verify(replace(evidence, root=ROOT.key_id))
-    with pytest.raises(AttestationRefused, match="no single trusted root"):
-        verify(EVIDENCE, roots=[])
+    with pytest.raises(AttestationRefused, match="no trusted root"):
+        verify(EVIDENCE, verifier=other.verifier)
 
 
-def test_a_root_vouches_for_its_own_label_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The label comes from the root's entry; evidence cannot borrow a better one."""
+class Claiming(SoftwareDevVerifier):
+    """A verifier of another label that reads the same evidence, against the rules."""
+
+    label = "tdx"  # type: ignore[assignment]
+
+
+def test_the_label_is_the_verifiers_and_evidence_cannot_borrow_a_better_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(PROFILES, "tdx", replace(PROFILES[SOFTWARE_DEV], hardware_rooted=True))
-    as_hardware = [TrustedRoot(profile="tdx", public=ROOT.public_key)]
-    with pytest.raises(AttestationRefused):
-        verify(EVIDENCE, accept=("tdx",), roots=as_hardware)
-    with pytest.raises(AttestationRefused, match="no single trusted root"):
-        verify(EVIDENCE, accept=("tdx", SOFTWARE_DEV), roots=[*ROOTS, *as_hardware])
+    with pytest.raises(AttestationRefused, match="does not accept"):
+        verify(EVIDENCE, accept=("tdx",))
     claimed = signed_claims(generate_key(), profile="tdx", hardware_rooted=True)
     with pytest.raises(AttestationRefused, match="'profile'"):
         verify(claimed, accept=("tdx", SOFTWARE_DEV))
+    with pytest.raises(AttestationRefused, match="'profile'"):
+        verify(claimed, accept=("tdx",), verifier=Claiming(root=ROOT.public_key))
 
 
 def test_an_unknown_label_is_refused() -> None:
-    odd = [TrustedRoot(profile="moon", public=ROOT.public_key)]
     with pytest.raises(AttestationRefused, match="unknown"):
-        verify(EVIDENCE, accept=("moon",), roots=odd)
+        verify(EVIDENCE, accept=("tdx",), verifier=Claiming(root=ROOT.public_key))
+
+
+@dataclass(frozen=True)
+class Saying:
+    """A provider whose evidence is authentic whatever it says."""
+
+    label: str = SOFTWARE_DEV
+
+    def verify(self, evidence: Claims, *, nonce: str) -> Claims:
+        return evidence
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({}, None),
+        ({"issued_at": NOW + 1}, "future"),
+        ({"expires_at": NOW}, "expired"),
+        ({"expires_at": NOW + MAX_LIFETIME_S + 1}, "outlive"),
+        ({"measurement": "none"}, "measurement"),
+    ],
+)
+def test_times_and_measurement_are_checked_whoever_vouches(
+    change: dict[str, object], why: str | None
+) -> None:
+    claims = replace(Claims(session="s", measurement=MEASUREMENT, issued_at=NOW,
+                            expires_at=NOW + 1), **change)  # type: ignore[arg-type]  # fmt: skip
+    if why is None:
+        assert appraise(claims, verifier=Saying(), nonce=NONCE, accept=ACCEPT, now=NOW).label
+        return
+    with pytest.raises(AttestationRefused, match=why):
+        appraise(claims, verifier=Saying(), nonce=NONCE, accept=ACCEPT, now=NOW)
 
 
 @pytest.mark.parametrize(

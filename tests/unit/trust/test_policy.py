@@ -9,6 +9,7 @@ import pytest
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import DigestMismatch, PolicyInvalid, SignatureInvalid
 from cambium.core.evidence import GateSpec
+from cambium.serve.bootstrap import render_policy
 from cambium.trust.acts import sign_act
 from cambium.trust.keys import generate_key
 from cambium.trust.policy import (
@@ -17,7 +18,6 @@ from cambium.trust.policy import (
     SignedPolicy,
     TrafficBudget,
     parse_policy,
-    render_policy,
     sign_policy,
     verify_policy,
 )

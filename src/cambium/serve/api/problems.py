@@ -35,6 +35,7 @@ STATUS: dict[str, int] = {
     "state_locked": 409,
     "state_corrupt": 500,
     "stopped": 503,
+    "killed": 503,
     "trust_error": 403,
     "policy_missing": 409,
     "policy_invalid": 403,

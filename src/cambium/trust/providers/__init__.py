@@ -1,1 +1,1 @@
-"""Attesters: one file each; what their roots can vouch for stands in `attestation.PROFILES`."""
+"""Attesters and their verifiers, one file each; `attestation.PROFILES` lists their labels."""

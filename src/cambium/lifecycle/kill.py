@@ -1,0 +1,115 @@
+"""The kill switch's rules: one person stops everything, only the quorum revives it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from cambium.core.canonical import digest_json
+from cambium.core.errors import ThresholdNotMet, TrustError
+from cambium.core.nouns import Action, Signature
+from cambium.trust.acts import Expectation, check_act, signature_to_json
+from cambium.trust.policy import Policy
+from cambium.trust.quorum import Approver, QuorumResult, count_quorum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Killed:
+    """Who stopped the system and why."""
+
+    reason: str
+    name: str
+    signature: Signature
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the record that the digest covers."""
+        signature = signature_to_json(self.signature)
+        return {"reason": self.reason, "name": self.name, "signature": signature}
+
+    @property
+    def digest(self) -> str:
+        """Returns the digest of the record: what a revival signs."""
+        return digest_json(self.to_json())
+
+
+def authorise_kill(
+    reason: str,
+    signatures: Sequence[Signature],
+    *,
+    people: Sequence[Approver],
+    targets: Collection[str],
+    versions: range,
+    policy: str,
+    now: int,
+) -> Killed:
+    """Returns the kill that the first valid signature orders.
+
+    Nothing that happens meanwhile may void it: a signature counts for any version of the state
+    since the last revival.
+
+    Args:
+        people: approvers, operators and the root, without revoked keys; any one is enough.
+        targets: digests of this state's revisions; a signature names one of them.
+        versions: of the state, from the last revival to now.
+        policy: digest of the policy in force; `now` in seconds since 1970, UTC.
+
+    Raises:
+        ThresholdNotMet: no signature is valid; `detail["refused"]` says why.
+    """
+    known, refused = {person.key_id: person for person in people}, list[tuple[str, str]]()
+    for signature in signatures:
+        act, person = signature.act, known.get(signature.key_id)
+        if person is None or act.target not in targets or act.state_version not in versions:
+            why = "may not kill, or signed for another state or before a revival"
+            refused.append((signature.key_id, why))
+            continue
+        # What may differ was checked above; the rest has to be exact.
+        expected = Expectation(action=Action.KILL, target=act.target,
+                               state_version=act.state_version, policy=policy)  # fmt: skip
+        try:
+            check_act(signature, public_key=person.public, expected=expected, now=now)
+        except TrustError as error:
+            refused.append((signature.key_id, error.message))
+        else:
+            return Killed(reason=reason, name=person.name, signature=signature)
+    raise _too_few("kill", QuorumResult(k=1, n=len(known), approvals=(), refused=tuple(refused)))
+
+
+def authorise_revival(
+    killed: Killed,
+    signatures: Sequence[Signature],
+    *,
+    policy: Policy,
+    revoked: Collection[str],
+    state_version: int,
+    now: int,
+) -> QuorumResult:
+    """Returns the quorum that lifts `killed`; the signatures' target is its digest.
+
+    Raises:
+        ThresholdNotMet: fewer than k distinct approvers signed exactly that.
+    """
+    quorum = count_quorum(
+        [s for s in signatures if s.key_id not in revoked],
+        approvers=policy.approvers,
+        expectation=Expectation(
+            action=Action.REVIVE,
+            target=killed.digest,
+            state_version=state_version,
+            policy=policy.digest,
+        ),
+        k=policy.k,
+        now=now,
+    )
+    if not quorum.met:
+        raise _too_few("revival", quorum)
+    return quorum
+
+
+def _too_few(what: str, quorum: QuorumResult) -> ThresholdNotMet:
+    have, said = len(quorum.approvals), "".join(f"; {k[:80]}: {why}" for k, why in quorum.refused)
+    return ThresholdNotMet(
+        f"{what}: {have} of {quorum.k} signatures{said}",
+        mend="sign what GET /kill shows, with enrolled keys",
+        detail={"have": have, "need": quorum.k, "refused": list(quorum.refused)},
+    )
