@@ -18,6 +18,7 @@ from cambium import __version__
 from cambium.cli import (
     initialise,
     keys,
+    killing,
     learning,
     operate,
     policies,
@@ -42,6 +43,7 @@ _GROUPS = {
         review.revisions,
         review.rollback,
     ),
+    "Stop": (killing.kill, killing.revive),
     "Account": (record.log, witnessing.witness, record.trace, record.replay),
     "Develop": (operate.bench, operate.pretrain),
 }

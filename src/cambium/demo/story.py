@@ -191,6 +191,21 @@ def roll_back(story: Story, tell: Tell) -> str:
     return f"revision {now} answers exactly as revision {then}"
 
 
+def kill_and_revive(story: Story, tell: Tell) -> str:
+    """Stops everything with one key and lifts it with two; the same answers come back."""
+    story.server.cli("kill", "--key", story.keys["operator"], "--reason", "demo")
+    body = {"model": "stable", "prompt": PROMPTS[0], "max_tokens": 1}
+    answer = story.server.http.post("/v1/completions", json=body)
+    if answer.status_code != 503:
+        raise StepFailed(f"the killed server answered {answer.status_code}")
+    keys = [part for name in ("approver-1", "approver-2") for part in ("--key", story.keys[name])]
+    story.server.cli("revive", *keys)
+    texts = [a["text"] for a in story.server.answers("stable", PROMPTS)]
+    if texts != [a["text"] for a in story.first_answers]:
+        raise StepFailed("the revived server answers otherwise")
+    return "one key stopped it, two revived it"
+
+
 def verify_log(story: Story, tell: Tell) -> str:
     """Recomputes the audit log's tree and checks its signed checkpoint."""
     done = run_cli("log", "--verify", url=story.server.url)
@@ -198,7 +213,7 @@ def verify_log(story: Story, tell: Tell) -> str:
     if not story.audit_verified:
         raise StepFailed(f"the log does not verify: {done.stderr}")
     entries = story.server.get("/audit/checkpoint")["size"]
-    return f"{entries} entries, chain and signed head hold"
+    return f"{entries} entries, tree and signed checkpoint hold"
 
 
 STEPS: tuple[tuple[str, Step], ...] = (
@@ -213,6 +228,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("ask the merged revision", ask_again),
     ("measure after the merge", measure_after),
     ("roll back", roll_back),
+    ("kill and revive", kill_and_revive),
     ("verify the log", verify_log),
 )
 

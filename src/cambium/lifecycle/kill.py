@@ -32,40 +32,45 @@ class Killed:
         return digest_json(self.to_json())
 
 
-def authorise_kill(
-    reason: str,
-    signatures: Sequence[Signature],
-    *,
-    people: Sequence[Approver],
-    targets: Collection[str],
-    versions: range,
-    policy: str,
-    now: int,
-) -> Killed:
-    """Returns the kill that the first valid signature orders.
-
-    Nothing that happens meanwhile may void it: a signature counts for any version of the state
-    since the last revival.
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Who may kill, and what a signature may name.
 
     Args:
         people: approvers, operators and the root, without revoked keys; any one is enough.
         targets: digests of this state's revisions; a signature names one of them.
         versions: of the state, from the last revival to now.
-        policy: digest of the policy in force; `now` in seconds since 1970, UTC.
+        policy: digest of the policy in force.
+    """
+
+    people: Sequence[Approver]
+    targets: Collection[str]
+    versions: range
+    policy: str
+
+
+def authorise_kill(
+    reason: str, signatures: Sequence[Signature], *, standing: Standing, now: int
+) -> Killed:
+    """Returns the kill that the first valid signature orders; `now` in seconds since 1970, UTC.
+
+    Nothing that happens meanwhile may void it: a signature counts for any version of the state
+    since the last revival.
 
     Raises:
         ThresholdNotMet: no signature is valid; `detail["refused"]` says why.
     """
-    known, refused = {person.key_id: person for person in people}, list[tuple[str, str]]()
+    known, refused = {person.key_id: person for person in standing.people}, list[tuple[str, str]]()
     for signature in signatures:
         act, person = signature.act, known.get(signature.key_id)
-        if person is None or act.target not in targets or act.state_version not in versions:
+        fits = act.target in standing.targets and act.state_version in standing.versions
+        if person is None or not fits:
             why = "may not kill, or signed for another state or before a revival"
             refused.append((signature.key_id, why))
             continue
         # What may differ was checked above; the rest has to be exact.
         expected = Expectation(action=Action.KILL, target=act.target,
-                               state_version=act.state_version, policy=policy)  # fmt: skip
+                               state_version=act.state_version, policy=standing.policy)  # fmt: skip
         try:
             check_act(signature, public_key=person.public, expected=expected, now=now)
         except TrustError as error:

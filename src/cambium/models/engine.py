@@ -94,6 +94,8 @@ class Engine:
         self._waiting: deque[Ticket] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._refused: Exception | None = None
+        self._spares_base = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -115,6 +117,8 @@ class Engine:
         with self._wake:
             if self._closing:
                 raise Stopped("the engine is closing", mend="try again when the server is up")
+            if error := self._refusal(request):
+                raise error
             self._waiting.append(ticket)
             self._wake.notify()
         return ticket
@@ -134,6 +138,25 @@ class Engine:
         if events[-1].error is not None:
             raise events[-1].error
         return events
+
+    def halt(self, error: Exception, *, spare_base: bool = False) -> None:
+        """Ends answers with `error` before their next token and lets none begin until `resume`.
+
+        Args:
+            spare_base: answers that no adapter takes part in go on.
+        """
+        with self._wake:
+            self._refused, self._spares_base = error, spare_base
+            refused = [t for t in self._waiting if self._refusal(t.request)]
+            for ticket in refused:
+                self._waiting.remove(ticket)
+        for ticket in refused:
+            self._tell(ticket, TokenEvent(finish="error", error=error))
+
+    def resume(self) -> None:
+        """Lets answers begin again."""
+        with self._wake:
+            self._refused = None
 
     @property
     def num_active(self) -> int:
@@ -257,6 +280,8 @@ class Engine:
     def _accept(self, row: int, ticket: Ticket, logits: Tensor) -> None:
         if ticket.cancelled:
             return self._finish(row, ticket, TokenEvent(finish="cancelled"))
+        if error := self._refusal(ticket.request):
+            return self._finish(row, ticket, TokenEvent(finish="error", error=error))
         try:
             event = _next_token(ticket, logits)
         except Exception as error:  # noqa: BLE001 - one row's request ends only itself
@@ -270,6 +295,10 @@ class Engine:
         if len(ticket.generated) >= ticket.request.max_tokens or used >= self.context:
             self._finish(row, ticket, TokenEvent(finish="length"))
         return None
+
+    def _refusal(self, request: GenerationRequest) -> Exception | None:
+        spared = self._spares_base and not request.adapters
+        return None if spared else self._refused
 
     def _finish(self, row: int, ticket: Ticket, event: TokenEvent) -> None:
         self._rows[row] = None

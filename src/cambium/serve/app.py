@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cambium import __version__
 from cambium.core.errors import CambiumError, DataError, NotFound, NotUtf8, TooLarge
-from cambium.serve.api import adapters, governance, review
+from cambium.serve.api import adapters, governance, killing, review
 from cambium.serve.api.openai import openai_error_response
 from cambium.serve.api.openai import router as openai_router
 from cambium.serve.api.problems import problem
@@ -42,7 +42,7 @@ def create_app(config: ServerConfig, *, opened: Runtime | None = None) -> FastAP
         with opened or Runtime(config) as runtime:
             app.state.runtime = runtime
             app.include_router(openai_router(runtime))
-            for part in (adapters, review, governance):
+            for part in (adapters, review, governance, killing):
                 app.include_router(part.router(runtime))
             yield
 
@@ -86,7 +86,7 @@ class RequestGuard:
         body = await self._read(receive)
         if body is None:
             return  # the caller went away before it had said everything
-        refusal = self._refusal(body)
+        refusal = self._refusal(body) or _killed(scope)
         if refusal is not None:
             await _answer_error(Request(scope), refusal)(scope, receive, send_with_id)
             return
@@ -125,6 +125,11 @@ class RequestGuard:
         except UnicodeDecodeError as error:
             return NotUtf8(f"the body is not UTF-8 at byte {error.start}", mend="send UTF-8 JSON")
         return None
+
+
+def _killed(scope: Scope) -> CambiumError | None:
+    kill = scope["app"].state.runtime.kill
+    return None if kill.allows(scope["method"], scope["path"]) else kill.error()
 
 
 def _revision(scope: Scope) -> int:

@@ -61,6 +61,10 @@ class Surroundings(Protocol):
         """Returns milliseconds since 1970, UTC."""
         ...
 
+    def check_alive(self) -> None:
+        """Raises if the system was killed."""
+        ...
+
 
 @dataclass(kw_only=True)
 class LiveAdapter:
@@ -141,6 +145,7 @@ class EphemeralAdapters:
             weights_blob=None,
         )
         with self._lock:
+            self._around.check_alive()
             with self._state.transaction() as tx:
                 self._check_room(name, tx)
                 data = to_bytes(lora, fan_in_fan_out=self.base.transposed)
@@ -407,6 +412,7 @@ class EphemeralAdapters:
             detail={**before.detail, **seen},
         )
         with self._lock:
+            self._around.check_alive()
             with self._state.transaction() as tx:
                 row = self._as_of_now(tx.get_adapter(before.name))
                 if (row.state, row.digest) != (AdapterState.EPHEMERAL, before.digest):

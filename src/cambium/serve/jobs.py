@@ -22,7 +22,9 @@ class JobRunner:
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._running: str | None = None
         self._wake = threading.Condition()
-        self._stop = threading.Event()
+        self._closing = False
+        self._halted = False
+        self._stop = threading.Event()  # of the running job
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
         self._thread.start()
 
@@ -39,24 +41,39 @@ class JobRunner:
             running = (self._running,) if self._running else ()
             return (*running, *self._jobs)
 
+    def halt(self) -> None:
+        """Asks the running job to stop and drops the queued ones; none begins until `resume`."""
+        with self._wake:
+            self._halted = True
+            self._jobs.clear()
+            self._stop.set()
+
+    def resume(self) -> None:
+        """Lets jobs begin again; what was dropped has to be submitted again."""
+        with self._wake:
+            self._halted = False
+            self._wake.notify()
+
     def close(self) -> None:
         """Asks the running job to stop and waits for it; queued jobs are dropped."""
-        self._stop.set()
         with self._wake:
+            self._closing = True
             self._jobs.clear()
+            self._stop.set()
             self._wake.notify()
         self._thread.join()
 
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not self._jobs and not self._stop.is_set():
+                while (self._halted or not self._jobs) and not self._closing:
                     self._wake.wait()
-                if self._stop.is_set():
+                if self._closing:
                     return
                 self._running, job = self._jobs.popitem(last=False)
+                stop = self._stop = threading.Event()
             try:
-                job(self._stop)
+                job(stop)
             except Exception:  # noqa: BLE001  (a failed job must not end the runner)
                 _log.exception("job %s failed", self._running)
             finally:

@@ -47,6 +47,7 @@ class LearningQueue:
         self._running: deque[_Running] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._refused: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="learning", daemon=True)
         self._thread.start()
 
@@ -61,9 +62,21 @@ class LearningQueue:
         with self._wake:
             if self._closing:
                 raise Stopped("the learner is closing", mend="try again when the server is up")
+            if self._refused is not None:
+                raise self._refused
             self._waiting.append(waiting)
             self._wake.notify()
         return waiting.result.result()
+
+    def halt(self, error: Exception) -> None:
+        """Ends lessons with `error` before their next step and lets none begin until `resume`."""
+        with self._wake:
+            self._refused = error
+
+    def resume(self) -> None:
+        """Lets lessons begin again."""
+        with self._wake:
+            self._refused = None
 
     def close(self) -> None:
         """Ends the thread; lessons that are not done answer `Stopped` and change nothing."""
@@ -83,6 +96,8 @@ class LearningQueue:
             self._model.base.run(_nothing)
             for members in _grouped(self._take_waiting()):
                 self._start(members)
+            if self._refused is not None:
+                self._end_all(self._refused)
             if self._running:
                 self._step(self._running.popleft())
 
@@ -121,6 +136,12 @@ class LearningQueue:
             return
         for member, result in zip(running.members, running.group.results(), strict=True):
             member.result.set_result(result)
+
+    def _end_all(self, error: Exception) -> None:
+        for running in self._running:
+            for member in running.members:
+                member.result.set_exception(error)
+        self._running.clear()
 
     def _give_up(self, members: Sequence[_Waiting], error: Exception) -> None:
         """Tells the error to a lesson that was alone; of several, each tries by itself."""

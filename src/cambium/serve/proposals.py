@@ -11,10 +11,12 @@ from cambium.core.errors import PolicyMissing
 from cambium.core.nouns import ProposalState
 from cambium.lifecycle.proposal import Event, Proposal, advance
 from cambium.serve.bootstrap import Identity
+from cambium.serve.kill_switch import KillSwitch
 from cambium.serve.log_head import sign_newest
 from cambium.serve.proposal_records import Filed, from_row, to_row
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
+from cambium.trust.attestation import AttestationResult
 from cambium.trust.policy import Policy
 
 UNDECIDED = (ProposalState.CONSOLIDATING, ProposalState.CHECKING)
@@ -27,6 +29,7 @@ class Proposals:
     state: State
     identity: Identity
     policy: Policy | None
+    kill: KillSwitch
     now_ms: Callable[[], int]
 
     def need_policy(self) -> Policy:
@@ -41,6 +44,17 @@ class Proposals:
                 mend="stop the server and run `cambium init --state DIR`",
             )
         return self.policy
+
+    def attest(self, *, measurement: str) -> AttestationResult:
+        """Returns a fresh appraisal of this process.
+
+        Raises:
+            SystemKilled: nothing is attested any more.
+            PolicyMissing, AttestationRefused: the policy does not accept it.
+        """
+        self.kill.check()
+        now = self.now_ms() // 1000
+        return self.identity.attest(self.need_policy(), measurement=measurement, now=now)
 
     def get(self, proposal_id: str) -> Filed:
         """Returns a filed proposal.
@@ -81,7 +95,12 @@ class Proposals:
         self.log(tx, kind=kind, body=body)
 
     def log(self, tx: Transaction, *, kind: str, body: dict[str, object]) -> None:
-        """Appends to the audit log and signs its new head, in the caller's transaction."""
+        """Appends to the audit log and signs its checkpoint, in the caller's transaction.
+
+        Raises:
+            SystemKilled: nothing that would be logged here may happen.
+        """
+        self.kill.check()
         tx.audit(kind, body=body, at=self.now_ms())
         sign_newest(tx, self.identity.key)
 

@@ -75,7 +75,7 @@ class Review:
                 mend="send examples with consent, then propose",
             )
         now = self.proposals.now_ms()
-        self.proposals.identity.attest(policy, measurement=record.digest, now=now // 1000)
+        self.proposals.attest(measurement=record.digest)
         provenance = _provenance(examples, steps, live.lora.config)
         with self._lock, self.proposals.state.transaction() as tx:
             head = self._published.bank.revision  # under the lock no release can pass it by

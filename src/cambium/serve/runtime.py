@@ -16,6 +16,7 @@ from cambium.core.errors import (
     NotFound,
 )
 from cambium.core.nouns import AdapterState, parse_model_name
+from cambium.lifecycle.kill import Killed
 from cambium.models.base import BaseModel, load_base
 from cambium.models.compute_thread import ComputeThread
 from cambium.models.encoder import SentenceEncoder
@@ -34,6 +35,7 @@ from cambium.serve.consolidation import Consolidator
 from cambium.serve.ephemeral import TENANT, EphemeralAdapters
 from cambium.serve.janitor import Janitor
 from cambium.serve.jobs import JobRunner
+from cambium.serve.kill_switch import KillSwitch
 from cambium.serve.learning_queue import MAX_TOGETHER, LearningQueue
 from cambium.serve.log_head import check_log, sign_newest
 from cambium.serve.metrics import Metrics
@@ -78,6 +80,7 @@ class Runtime:
         self.identity: Identity = server_identity(config.state, self.state)
         self.policy: Policy | None = policy_in_force(config, self.state)
         check_log(self.state, self.identity.key.public_key)
+        self.kill = self._open_kill_switch()
         self.base = self._open_base(config)
         self.training = TrainingModel(self.base)
         self.published: Published = open_bank(
@@ -93,8 +96,26 @@ class Runtime:
         self._opened.callback(self.janitor.close)
         self.jobs = JobRunner()
         self._opened.callback(self.jobs.close)
+        self._open_review(config)
+        self.traffic = TrafficLearner(
+            self.adapters, self, budget=self.policy.traffic if self.policy else None
+        )
+        self._opened.callback(self.traffic.close)
+        self._outcomes: dict[str, dict[str, object]] = {}
+        self._versions: dict[str, Lora] = {}
+        self._norms: dict[str, float] = {}
+        self.metrics = self._open_metrics()
+        self.kill.listen(self._on_kill)
+        if not self.kill.killed:
+            self.review.resume()
+
+    def _open_review(self, config: ServerConfig) -> None:
         self.proposals = Proposals(
-            state=self.state, identity=self.identity, policy=self.policy, now_ms=self.now_ms
+            state=self.state,
+            identity=self.identity,
+            policy=self.policy,
+            kill=self.kill,
+            now_ms=self.now_ms,
         )
         consolidator = Consolidator(
             engine=self.engine,
@@ -122,14 +143,27 @@ class Runtime:
         self.releases = Releases(
             self.proposals, published=self.published, review=self.review, lock=deciding
         )
-        self.traffic = TrafficLearner(
-            self.adapters, self, budget=self.policy.traffic if self.policy else None
+
+    def _open_kill_switch(self) -> KillSwitch:
+        switch = KillSwitch(
+            self.config.state,
+            self.state,
+            policy=self.policy,
+            server_key=self.identity.key,
+            now_ms=self.now_ms,
         )
-        self._opened.callback(self.traffic.close)
-        self._outcomes: dict[str, dict[str, object]] = {}
-        self._versions: dict[str, Lora] = {}
-        self._norms: dict[str, float] = {}
-        self.metrics = self._open_metrics()
+        self._opened.callback(switch.close)
+        return switch
+
+    def _on_kill(self, killed: Killed | None) -> None:
+        if killed is not None:
+            self.engine.halt(self.kill.error(), spare_base=self.kill.serves_base)
+            self.lessons.halt(self.kill.error())
+            self.jobs.halt()
+            return
+        self.engine.resume()
+        self.lessons.resume()
+        self.jobs.resume()
         self.review.resume()
 
     def _open_metrics(self) -> Metrics:
@@ -137,6 +171,9 @@ class Runtime:
         metrics.watch("cambium_revision", "The served revision.", lambda: self.revision)
         metrics.watch(
             "cambium_answers_active", "Answers under way.", lambda: self.engine.num_active
+        )
+        metrics.watch(
+            "cambium_killed", "1 after the kill switch.", lambda: int(self.kill.killed is not None)
         )
         return metrics
 
@@ -150,7 +187,7 @@ class Runtime:
         self.lesson_threads = ThreadPoolExecutor(MAX_TOGETHER, thread_name_prefix="lesson")
         self._opened.callback(self.lesson_threads.shutdown)
         bounds = self.policy.learning if self.policy else BARE_BUDGET
-        queue = LearningQueue(self.training)
+        self.lessons = queue = LearningQueue(self.training)
         self._opened.callback(queue.close)
         adapters = EphemeralAdapters(
             self.training,
@@ -178,6 +215,14 @@ class Runtime:
     def now_ms(self) -> int:
         """Returns milliseconds since 1970, UTC."""
         return time.time_ns() // 1_000_000
+
+    def check_alive(self) -> None:
+        """Returns while nobody has pulled the kill switch.
+
+        Raises:
+            SystemKilled: somebody did.
+        """
+        self.kill.check()
 
     def allowed_domains(self) -> tuple[str, ...]:
         """Returns the domains that the policy lists; without a policy, any name."""
@@ -211,8 +256,11 @@ class Runtime:
         Raises:
             ModelNotFound, DomainNotFound: nothing answers to it; never the base instead.
             AdapterExpired, AdapterQuarantined: it did once.
+            SystemKilled: nothing answers, or only the bare base.
         """
         bank = self.bank
+        if model != "base" or not self.kill.serves_base:
+            self.kill.check()
         if model == "base":
             return Answerer(model=model, adapter="base", adapters=(), revision=bank.revision.number)
         if model == "stable":

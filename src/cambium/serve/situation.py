@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cambium.core.errors import AttestationRefused
+from cambium.core.errors import AttestationRefused, SystemKilled
 from cambium.lifecycle.blockers import Situation
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
@@ -14,8 +14,8 @@ def situation_now(proposals: Proposals, published: Published) -> Situation:
     now = proposals.now_ms() // 1000
     head = published.bank.revision
     try:
-        attestation = proposals.identity.attest(policy, measurement=head.digest, now=now)
-    except AttestationRefused:
+        attestation = proposals.attest(measurement=head.digest)
+    except (AttestationRefused, SystemKilled):
         attestation = None  # lifecycle says so among what blocks
     with proposals.state.read() as tx:
         revoked = frozenset(k.key_id for k in tx.list_keys() if k.revoked_at is not None)
@@ -27,4 +27,5 @@ def situation_now(proposals: Proposals, published: Published) -> Situation:
         attestation=attestation,
         now=now,
         revoked_keys=revoked,
+        killed=proposals.kill.killed is not None,
     )

@@ -15,6 +15,7 @@ FROZEN = {
     "init": ["--key", "--policy", "--profile", "--state"],
     "demo": ["--out", "--state"],
     "serve": ["--db", "--host", "--model", "--policy", "--port", "--state"],
+    "kill": ["--json", "--key", "--reason", "--state", "KEY"],
     "learn": [
         "--adapter", "--consent", "--domain", "--json", "--loss", "--lr", "--state", "--steps",
         "SOURCE",
@@ -30,6 +31,7 @@ FROZEN = {
     "reject": ["--json", "--reason", "--state", "PROPOSAL"],
     "merge": ["--json", "--state", "PROPOSAL"],
     "rollback": ["--json", "--key", "--state", "KEY", "REVISION"],
+    "revive": ["--json", "--key", "--state", "KEY"],
     "log": ["--json", "--since", "--state", "--verify"],
     "replay": ["--json", "--state", "ADAPTER"],
     "trace": ["--json", "--state", "REQUEST_ID"],
@@ -96,5 +98,6 @@ def test_the_reference_names_every_command_with_its_options() -> None:
     for line in page.splitlines():
         if found := re.match(r"\| `([a-z ]+)` ?([A-Z_]*) \| (.*?) \|", line):
             rows[found[1]] = sorted([*re.findall(r"`(--[a-z]+)`", found[3]), *found[2].split()])
-    keys_may_follow = {"rollback": sorted([*rows["rollback"], "KEY"])}
+    taking = ("rollback", "kill", "revive")
+    keys_may_follow = {name: sorted([*rows[name], "KEY"]) for name in taking}
     assert rows | keys_may_follow == FROZEN

@@ -37,6 +37,9 @@ class Around:
     def now_ms(self) -> int:
         return Clock.ms
 
+    def check_alive(self) -> None:
+        pass
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:

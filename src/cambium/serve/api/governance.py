@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -71,9 +71,11 @@ def _add_watching(routes: APIRouter, runtime: Runtime) -> None:
         return {"status": "alive"}
 
     @routes.get("/readyz")
-    async def readyz() -> dict[str, Any]:
+    async def readyz(response: Response) -> dict[str, Any]:
+        killed = runtime.kill.killed is not None
+        response.status_code = 503 if killed else 200
         return {
-            "status": "ready",
+            "status": "killed" if killed else "ready",
             "revision": runtime.revision,
             "base": runtime.base.digest,
             "policy": runtime.policy.digest if runtime.policy else None,

@@ -9,6 +9,23 @@ from pathlib import Path
 from cambium.core.errors import StateLocked
 
 
+def lock_holder(path: Path) -> int | None:
+    """Returns the process id of who holds the lock, or None if nobody does."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        return int(text) if text.isdigit() else None
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
 class FolderLock:
     """An exclusive `flock` on a file that also names its holder's process id."""
 

@@ -85,6 +85,10 @@ class LedgerRows(Rows):
         put = first.on_conflict_do_update(index_elements=["key"], set_={"value": value})
         self._connection.execute(put)
 
+    def delete_meta(self, key: str) -> None:
+        """Forgets a single value."""
+        self._connection.execute(delete(Meta).where(Meta.key == key))
+
     def state_version(self) -> int:
         """Returns how many signed acts were executed; what a new signature must name."""
         return int(self.get_meta(_STATE_VERSION) or 0)

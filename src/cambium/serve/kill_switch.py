@@ -1,0 +1,324 @@
+"""The kill switch as the server sees it: a signed file beside the state, watched all the time.
+
+The file is what kills, so that a server whose database, routes or jobs hang can be stopped from
+outside: it is written before anything else, and `cambium kill --state DIR` writes it without the
+server. The database keeps the fact too, so that removing the file revives nothing. A file that
+does not verify, or was signed before the last revival, kills nothing and is said in the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cambium.core.canonical import canonical_json
+from cambium.core.errors import (
+    CambiumError,
+    DataError,
+    IllegalTransition,
+    PolicyMissing,
+    SystemKilled,
+)
+from cambium.core.nouns import Signature
+from cambium.lifecycle.kill import Killed, Standing, authorise_kill, authorise_revival
+from cambium.serve.log_head import sign_newest
+from cambium.serve.store.failures import known_errors
+from cambium.serve.store.state import State
+from cambium.serve.store.transaction import Transaction
+from cambium.trust.acts import signature_from_json, signature_to_json
+from cambium.trust.keys import PublicKey, SigningKey
+from cambium.trust.policy import Policy
+from cambium.trust.quorum import Approver
+
+KILL_FILE = "kill.json"
+KILL_META = "kill"
+REVIVED_META = "revived_version"
+PERIOD_S = 0.1
+MAX_FILE_BYTES = 64_000
+MAX_REASON_CHARS = 1000
+_ALWAYS = ("/kill", "/revive")
+_log = logging.getLogger(__name__)
+
+
+class KillSwitch:
+    """Whether the system was killed, and the acts that change it.
+
+    `killed` is true from before the call that kills returns, and before any watcher is told.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        state: State,
+        *,
+        policy: Policy | None,
+        server_key: SigningKey,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.policy = policy
+        self._file = folder / KILL_FILE
+        self._state = state
+        self._key = server_key
+        self._now_ms = now_ms
+        self._killed: Killed | None = None
+        self._recorded = False
+        self._ignored: bytes | None = None
+        self._listeners: list[Callable[[Killed | None], None]] = []
+        self._lock = threading.RLock()
+        self._closing = threading.Event()
+        with state.read() as tx:
+            kept = tx.get_meta(KILL_META)
+        if kept is not None:
+            self._killed, self._recorded = _from_json(json.loads(kept)), True
+        self._look()
+        self._thread = threading.Thread(target=self._watch, name="kill switch", daemon=True)
+        self._thread.start()
+
+    @property
+    def killed(self) -> Killed | None:
+        """Returns who killed and why; None while the system lives."""
+        return self._killed
+
+    @property
+    def serves_base(self) -> bool:
+        """Returns whether the bare base answers while the system is killed."""
+        return self.policy is not None and self.policy.after_kill == "base"
+
+    def error(self) -> SystemKilled:
+        """Returns what is told to whoever asks for more than is left."""
+        reason = self._killed.reason if self._killed else ""
+        return SystemKilled(
+            f"the kill switch was pulled: {reason}",
+            mend="k approvers sign GET /kill's digest with `cambium revive`",
+        )
+
+    def check(self) -> None:
+        """Returns while the system lives.
+
+        Raises:
+            SystemKilled: it was killed.
+        """
+        if self._killed is not None:
+            raise self.error()
+
+    def allows(self, method: str, path: str) -> bool:
+        """Returns whether a request may go on: reading may, answering only where policy says so."""
+        if self._killed is None or path in _ALWAYS:
+            return True
+        if path.startswith("/v1/"):
+            return self.serves_base and path != "/v1/embeddings"
+        return method == "GET"
+
+    def listen(self, listener: Callable[[Killed | None], None]) -> None:
+        """Tells `listener` of the kill, at once if it was, and of each change from now on."""
+        with self._lock:
+            self._listeners.append(listener)
+            if self._killed is not None:
+                listener(self._killed)
+
+    def pull(self, reason: str, signatures: Sequence[Signature]) -> Killed:
+        """Kills. Durable before it returns; nothing that is under way delays it.
+
+        Returns:
+            Who killed: whoever did first, where it is killed already.
+
+        Raises:
+            PolicyMissing: no signed policy says who may.
+            ThresholdNotMet: no signature is valid.
+            IllegalTransition: the reason is empty or too long.
+            StorageFull: it is killed, but a restart would not know.
+        """
+        if not reason.strip() or len(reason) > MAX_REASON_CHARS:
+            raise IllegalTransition(
+                f"a kill needs a reason of at most {MAX_REASON_CHARS} characters", mend="say why"
+            )
+        killed = self._authorised(reason, signatures, now=self._now_ms() // 1000)
+        with self._lock:
+            if self._killed is not None:
+                return self._killed
+            self._set(killed)
+            write_kill_file(self._file, reason, signatures)
+        self._record()
+        return killed
+
+    def revive(self, signatures: Sequence[Signature]) -> dict[str, Any]:
+        """Lifts the kill, in the log and then in service.
+
+        Raises:
+            IllegalTransition: the system is not killed.
+            ThresholdNotMet: fewer than k approvers signed the kill's digest.
+        """
+        policy = self._need_policy()
+        self._record()
+        with self._lock:
+            killed = self._killed
+            if killed is None:
+                raise IllegalTransition("the system is not killed", mend="see GET /kill")
+            with self._state.transaction() as tx:
+                quorum = authorise_revival(
+                    killed,
+                    signatures,
+                    policy=policy,
+                    revoked=_revoked(tx),
+                    state_version=tx.state_version(),
+                    now=self._now_ms() // 1000,
+                )
+                version = tx.bump_state_version()
+                tx.set_meta(REVIVED_META, value=str(version))
+                tx.delete_meta(KILL_META)
+                signed = [signature_to_json(a.signature) for a in quorum.approvals]
+                body: dict[str, object] = {"kill": killed.digest, "signatures": signed}
+                self._audit(tx, "system.revived", body)
+            with known_errors():
+                self._file.unlink(missing_ok=True)
+            self._set(None)
+        return {"killed": False, "state_version": version}
+
+    def view(self) -> dict[str, Any]:
+        """Returns what GET /kill shows: what a kill would sign, or whom a revival answers."""
+        killed = self._killed
+        with contextlib.suppress(CambiumError):
+            self._record()  # it raises the version that a revival has to name
+        with self._state.read() as tx:
+            version, revisions = tx.state_version(), tx.list_revisions()
+        return {
+            "killed": killed is not None,
+            "then": self.policy.after_kill if self.policy else None,
+            "policy_digest": self.policy.digest if self.policy else None,
+            "state_version": version,
+            "target": revisions[-1].digest if revisions else None,
+            "digest": killed.digest if killed else None,
+            **(killed.to_json() if killed else {}),
+        }
+
+    def close(self) -> None:
+        """Stops watching."""
+        self._closing.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._closing.wait(PERIOD_S):
+            try:
+                self._look()
+                self._record()
+            except Exception:  # noqa: BLE001 - whatever happens, it goes on watching
+                _log.exception("the kill switch could not be looked at or recorded")
+
+    def _look(self) -> None:
+        """Obeys the file, if there is one that was not seen before."""
+        if self._killed is not None or not self._file.exists():
+            return
+        data = self._file.read_bytes()[:MAX_FILE_BYTES]
+        if data == self._ignored:
+            return
+        try:
+            reason, signatures = read_kill_file(data)
+            # An order that was given in time holds for as long as nobody revives.
+            in_time = [s.act.expires - 1 for s in signatures]
+            killed = self._authorised(
+                reason, signatures, now=min([self._now_ms() // 1000, *in_time])
+            )
+        except CambiumError as error:
+            self._ignored = data
+            _log.error("%s kills nothing: %s", self._file, error.one_line())
+            return
+        with self._lock:
+            if self._killed is None:
+                self._set(killed)
+
+    def _set(self, killed: Killed | None) -> None:
+        self._killed, self._recorded, self._ignored = killed, False, None
+        for listener in self._listeners:
+            listener(killed)
+
+    def _authorised(self, reason: str, signatures: Sequence[Signature], *, now: int) -> Killed:
+        policy = self._need_policy()
+        with self._state.read() as tx:
+            revoked = _revoked(tx)
+            root = [Approver(name=k.name, public=PublicKey(raw=k.public))
+                    for k in tx.list_keys(role="root")]  # fmt: skip
+            targets = {row.digest for row in tx.list_revisions()}
+            first = int(tx.get_meta(REVIVED_META) or 0)
+            versions = range(first, tx.state_version() + 1)
+        people = [p for p in (*policy.approvers, *policy.operators, *root)
+                  if p.key_id not in revoked]  # fmt: skip
+        standing = Standing(people=people, targets=targets, versions=versions, policy=policy.digest)
+        return authorise_kill(reason, signatures, standing=standing, now=now)
+
+    def _record(self) -> None:
+        """Writes the kill into the state and its log, if it is not there yet."""
+        with self._lock:
+            if self._killed is None or self._recorded:
+                return
+            with self._state.transaction() as tx:
+                tx.set_meta(KILL_META, value=canonical_json(self._killed.to_json()).decode())
+                tx.bump_state_version()
+                self._audit(tx, "system.killed", self._killed.to_json())
+            self._recorded = True
+
+    def _audit(self, tx: Transaction, kind: str, body: dict[str, object]) -> None:
+        tx.audit(kind, body=body, at=self._now_ms())
+        sign_newest(tx, self._key)
+
+    def _need_policy(self) -> Policy:
+        if self.policy is None:
+            raise PolicyMissing(
+                "no signed policy says who may kill or revive",
+                mend="stop the process, or run `cambium init --state DIR`",
+            )
+        return self.policy
+
+
+def write_kill_file(path: Path, reason: str, signatures: Sequence[Signature]) -> None:
+    """Writes the order to kill, whole and durable, beside the state.
+
+    Raises:
+        StorageFull: the disk took no more.
+    """
+    signed = [signature_to_json(s) for s in signatures]
+    partial = path.with_name(f".{path.name}.partial")
+    with known_errors():
+        with partial.open("wb") as file:
+            file.write(canonical_json({"reason": reason, "signatures": signed}))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read_kill_file(data: bytes) -> tuple[str, list[Signature]]:
+    """Returns the reason and the signatures; says nothing about validity.
+
+    Raises:
+        DataError: it is another kind of file.
+    """
+    try:
+        found: Any = json.loads(data)
+        reason, signatures = found["reason"], found["signatures"]
+        if not isinstance(reason, str) or not isinstance(signatures, list):
+            raise TypeError("reason and signatures")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError("this is no order to kill", mend="run `cambium kill`") from error
+    return reason, [signature_from_json(s) for s in signatures]
+
+
+def _from_json(record: dict[str, Any]) -> Killed:
+    return Killed(
+        reason=record["reason"],
+        name=record["name"],
+        signature=signature_from_json(record["signature"]),
+    )
+
+
+def _revoked(tx: Transaction) -> frozenset[str]:
+    return frozenset(k.key_id for k in tx.list_keys() if k.revoked_at is not None)
