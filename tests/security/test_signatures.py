@@ -12,9 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cambium.core.canonical import canonical_json, digest_bytes
 from cambium.core.errors import CambiumError, PolicyInvalid, TrustError
 from cambium.core.nouns import Action, Signature, SignedAct
+from cambium.serve.bootstrap import render_policy
 from cambium.trust.acts import MAX_LIFETIME_S, Expectation, check_act, sign_act
 from cambium.trust.keys import PublicKey, SigningKey
-from cambium.trust.policy import parse_policy, render_policy
+from cambium.trust.policy import parse_policy
 from cambium.trust.quorum import Approver, count_quorum
 
 NOW = 1_700_000_000

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cambium.bench import engine, forgetting, learn, learning_rate
+from cambium.bench import engine, forgetting, learn, learning_rate, trust
 
 BENCHMARKS: dict[str, Callable[[Callable[[str], None]], dict[str, Any]]] = {
     "engine": engine.run,
     "forgetting": forgetting.run,
     "learn": learn.run,
     "learning_rate": learning_rate.run,
+    "trust": trust.run,
 }

@@ -15,7 +15,11 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One figure; `ratio` above 1 beats the peer, `limit` is the bound measured in the run."""
+    """One figure; `ratio` above 1 beats the peer, `limit` is the bound measured in the run.
+
+    Args:
+        tried: of a count, how many attempts it is of.
+    """
 
     metric: str
     unit: str
@@ -24,6 +28,7 @@ class Row:
     peer_value: float | None = None
     ratio: float | None = None
     limit: float | None = None
+    tried: int | None = None
     setting: str = ""
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from cambium.core.errors import DataError
 from cambium.serve.store.state import State
@@ -18,9 +18,10 @@ from cambium.trust.audit import (
     verify_log,
 )
 from cambium.trust.keys import PublicKey, SigningKey
-from cambium.trust.merkle import GrowingTree, consistency_proof, inclusion_proof, tree_root
+from cambium.trust.merkle import GrowingTree, Node, consistency_proof, inclusion_proof, tree_root
 
 PAGE = 1000
+Folded = TypeVar("Folded")
 
 
 def sign_newest(tx: Transaction, key: SigningKey) -> Checkpoint:
@@ -35,7 +36,7 @@ def sign_newest(tx: Transaction, key: SigningKey) -> Checkpoint:
     before = tx.latest_checkpoint()
     size = before.size if before else 0
     if before is not None:
-        root = tree_root(size, tx.audit_node)
+        root = _folded(tx, lambda node: tree_root(size, node))
         # Ed25519 signs the same bytes the same way, so signing again verifies.
         if sign_checkpoint(key, size, root) != before:
             raise log_broken(size, "it is not the tree that was signed")
@@ -79,8 +80,11 @@ def prove_entry(tx: Transaction, seq: int, size: int) -> dict[str, Any]:
             f"entry {seq} of {size} is not in a log of {tx.audit_size()}",
             mend="ask for 1 <= seq <= size, and no more than the log holds",
         )
-    proof = inclusion_proof(seq - 1, size, tx.audit_node)
-    return {"leaf_index": seq - 1, "tree_size": size, **_proved(tx, size, proof)}
+
+    def fold(node: Node) -> tuple[list[bytes], bytes]:
+        return inclusion_proof(seq - 1, size, node), tree_root(size, node)
+
+    return {"leaf_index": seq - 1, "tree_size": size, **_proved(*_folded(tx, fold))}
 
 
 def prove_growth(tx: Transaction, first: int, second: int) -> dict[str, Any]:
@@ -94,10 +98,25 @@ def prove_growth(tx: Transaction, first: int, second: int) -> dict[str, Any]:
             f"sizes {first} and {second} are not those of a log that grew to {tx.audit_size()}",
             mend="ask for first <= second, and no more than the log holds",
         )
-    proof = consistency_proof(first, second, tx.audit_node)
-    return {"first": first, "second": second, **_proved(tx, second, proof)}
+
+    def fold(node: Node) -> tuple[list[bytes], bytes]:
+        return consistency_proof(first, second, node), tree_root(second, node)
+
+    return {"first": first, "second": second, **_proved(*_folded(tx, fold))}
 
 
-def _proved(tx: Transaction, size: int, proof: list[bytes]) -> dict[str, Any]:
-    root = to_text(tree_root(size, tx.audit_node))
-    return {"root": root, "proof": [to_text(step) for step in proof]}
+def _proved(proof: list[bytes], root: bytes) -> dict[str, Any]:
+    return {"root": to_text(root), "proof": [to_text(step) for step in proof]}
+
+
+def _folded(tx: Transaction, fold: Callable[[Node], Folded]) -> Folded:
+    """Runs `fold` over the log's nodes, fetched together: a first run shows which it asks for."""
+    wanted: set[tuple[int, int]] = set()
+
+    def note(level: int, position: int) -> bytes:
+        wanted.add((level, position))
+        return bytes(32)
+
+    fold(note)
+    found = tx.audit_nodes(wanted)
+    return fold(lambda level, position: found[level, position])
