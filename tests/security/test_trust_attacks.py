@@ -86,11 +86,13 @@ def test_a_killed_writer_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_lost_record_is_counted(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys; from cambium.bench import trust_crash as t; "
+        "print(t._killed(pathlib.Path(sys.argv[1]), 0, 'committed'))"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; from cambium.bench import trust_crash as t; "
-         "print(t._killed(__import__('pathlib').Path(sys.argv[1]), 0, 'committed'))", str(tmp_path)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip()
     assert trust_crash._look(tmp_path, {"a-0-0": "sha256:other"})[0] == 1
     assert trust_crash._look(tmp_path, {"never written": "sha256:x"})[0] == 1

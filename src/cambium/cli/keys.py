@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cambium.cli.client import connect, rows_of
-from cambium.cli.options import AsJson, State
+from cambium.cli.client import connect, rows_of, segment
+from cambium.cli.failures import NO, CommandFailed
+from cambium.cli.options import AsJson, Keys, State
 from cambium.cli.output import print_json, print_record, print_rows
+from cambium.cli.signing import signed_body
 from cambium.core.errors import ConfigError, TrustError
+from cambium.core.nouns import Action
 
 if TYPE_CHECKING:
     from cambium.trust.keys import PublicKey
 
-app = typer.Typer(name="key", help="Make keys and see which are enrolled.", no_args_is_help=True)
+app = typer.Typer(
+    name="key", help="Make keys, see which are enrolled, revoke one.", no_args_is_help=True
+)
 _COLUMNS = ("name", "role", "key_id", "enrolled_at", "revoked_at")
 
 
@@ -49,6 +54,38 @@ def list_keys(state: State = None, as_json: AsJson = False) -> None:
         answer = client.get("/keys")
     rows = rows_of(answer, "keys")
     print_json(answer) if as_json else print_rows(rows, _COLUMNS)
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="From `cambium key list`.")],
+    key: Keys,
+    reason: Annotated[str, typer.Option("--reason", help="It goes into the log.")],
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a key out of service: signed by the root, or by k approvers who keep theirs."""
+    with connect(state) as client:
+        row = next((k for k in client.rows("/keys", "keys") if k.get("key_id") == key_id), None)
+        if row is None:
+            raise CommandFailed(f"no key has the id {key_id}: see `cambium key list`", status=NO)
+        target = read_raw(str(row.get("public"))).digest
+        standing = client.get("/kill")
+        signed = [signed_body(k, Action.REVOKE, target=target, standing=standing) for k in key]
+        path = f"/keys/{segment(key_id)}/revoke"
+        answer = client.post(path, {"reason": reason, "signatures": signed})
+    print_json(answer) if as_json else print_record(answer)
+
+
+def read_raw(raw: str) -> PublicKey:
+    """Returns the public key of 64 hex digits.
+
+    Raises:
+        SignatureInvalid: it is none.
+    """
+    from cambium.trust.keys import PublicKey
+
+    return PublicKey(raw=raw)
 
 
 def read_public_key(path: Path) -> PublicKey:

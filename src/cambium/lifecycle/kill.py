@@ -6,11 +6,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import ThresholdNotMet, TrustError
+from cambium.core.errors import TrustError
 from cambium.core.nouns import Action, Signature
 from cambium.trust.acts import Expectation, check_act, signature_to_json
 from cambium.trust.policy import Policy
-from cambium.trust.quorum import Approver, QuorumResult, count_quorum
+from cambium.trust.quorum import Approver, QuorumResult, need_quorum, too_few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,8 @@ def authorise_kill(
             refused.append((signature.key_id, error.message))
         else:
             return Killed(reason=reason, name=person.name, signature=signature)
-    raise _too_few("kill", QuorumResult(k=1, n=len(known), approvals=(), refused=tuple(refused)))
+    found = QuorumResult(k=1, n=len(known), approvals=(), refused=tuple(refused))
+    raise too_few(Action.KILL, found)
 
 
 def authorise_revival(
@@ -88,33 +89,17 @@ def authorise_revival(
     revoked: Collection[str],
     state_version: int,
     now: int,
-) -> QuorumResult:
-    """Returns the quorum that lifts `killed`; the signatures' target is its digest.
+) -> tuple[Signature, ...]:
+    """Returns the signatures that lift `killed`; their target is its digest.
 
     Raises:
         ThresholdNotMet: fewer than k distinct approvers signed exactly that.
     """
-    quorum = count_quorum(
+    return need_quorum(
         [s for s in signatures if s.key_id not in revoked],
         approvers=policy.approvers,
-        expectation=Expectation(
-            action=Action.REVIVE,
-            target=killed.digest,
-            state_version=state_version,
-            policy=policy.digest,
-        ),
+        expectation=Expectation(action=Action.REVIVE, target=killed.digest,
+                                state_version=state_version, policy=policy.digest),
         k=policy.k,
         now=now,
-    )
-    if not quorum.met:
-        raise _too_few("revival", quorum)
-    return quorum
-
-
-def _too_few(what: str, quorum: QuorumResult) -> ThresholdNotMet:
-    have, said = len(quorum.approvals), "".join(f"; {k[:80]}: {why}" for k, why in quorum.refused)
-    return ThresholdNotMet(
-        f"{what}: {have} of {quorum.k} signatures{said}",
-        mend="sign what GET /kill shows, with enrolled keys",
-        detail={"have": have, "need": quorum.k, "refused": list(quorum.refused)},
-    )
+    )  # fmt: skip

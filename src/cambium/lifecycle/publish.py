@@ -12,7 +12,6 @@ from cambium.core.errors import (
     DigestMismatch,
     IllegalTransition,
     NotMergeable,
-    ThresholdNotMet,
     TrustError,
 )
 from cambium.core.nouns import Action, AdapterRef, BankEntry, Revision, Signature
@@ -28,7 +27,7 @@ from cambium.trust.acts import Expectation
 from cambium.trust.attestation import AttestationResult
 from cambium.trust.keys import PublicKey
 from cambium.trust.policy import Policy
-from cambium.trust.quorum import count_quorum
+from cambium.trust.quorum import need_quorum
 
 NOT_ATTESTED = "none"
 FIRST_REVISION = 1
@@ -155,7 +154,7 @@ def authorise_rollback(
         raise DigestMismatch("that revision is of another base", mend="serve that base")
     if refusal := find_attestation_refusal(situation):
         raise AttestationRefused(f"no rollback: {refusal}", mend="attest again")
-    quorum = count_quorum(
+    counted = need_quorum(
         [s for s in signatures if s.key_id not in situation.revoked_keys],
         approvers=policy.approvers,
         expectation=Expectation(
@@ -168,18 +167,13 @@ def authorise_rollback(
         now=situation.now,
     )
     attestation = situation.attestation
-    if not quorum.met or attestation is None:
-        refused = "".join(f"; {key_id}: {why}" for key_id, why in quorum.refused)
-        raise ThresholdNotMet(
-            f"quorum: {len(quorum.approvals)} of {quorum.k} signatures{refused}",
-            mend="collect the missing signatures over the revision's digest",
-            detail={"have": len(quorum.approvals), "need": quorum.k, "refused": quorum.refused},
-        )
+    if attestation is None:
+        raise AttestationRefused("no rollback: nothing was attested", mend="attest again")
     revision = _next_revision(situation, attestation, kind="rollback", bank=to.bank, of=to.number)
     return PublishOrder(
         revision=revision,
         reason=f"rollback to revision {to.number}",
-        signatures=tuple(approval.signature for approval in quorum.approvals),
+        signatures=counted,
         attestation=attestation,
         mint=_MINT,
     )

@@ -161,7 +161,7 @@ class KillSwitch:
             if killed is None:
                 raise IllegalTransition("the system is not killed", mend="see GET /kill")
             with self._state.transaction() as tx:
-                quorum = authorise_revival(
+                counted = authorise_revival(
                     killed,
                     signatures,
                     policy=policy,
@@ -172,7 +172,7 @@ class KillSwitch:
                 version = tx.bump_state_version()
                 tx.set_meta(REVIVED_META, value=str(version))
                 tx.delete_meta(KILL_META)
-                signed = [signature_to_json(a.signature) for a in quorum.approvals]
+                signed = [signature_to_json(s) for s in counted]
                 body: dict[str, object] = {"kill": killed.digest, "signatures": signed}
                 self._audit(tx, "system.revived", body)
             with known_errors():

@@ -12,6 +12,7 @@ from cambium.core.errors import RevisionNotFound
 from cambium.core.nouns import ProposalState, Revision, Signature
 from cambium.lifecycle.proposal import FINAL, Merged, ParentMoved
 from cambium.lifecycle.publish import PublishOrder, authorise_merge, authorise_rollback
+from cambium.serve.attestation_report import to_ear
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published, verified_revision
@@ -103,7 +104,7 @@ class Releases:
                 "revision": row.number,
                 "digest": row.digest,
                 "reason": order.reason,
-                "attestation": order.revision.attestation,
+                "attestation": to_ear(order.attestation) if order.attestation else None,
                 "signatures": [signature_to_json(s) for s in order.signatures],
                 "state_version": version,
             }

@@ -126,7 +126,7 @@ class Runtime:
             num_retention=config.num_retention_anchors,
             anchor_tokens=config.anchor_tokens,
         )
-        deciding = threading.RLock()
+        self.deciding = deciding = threading.RLock()
         self.review = Review(
             self.proposals,
             published=self.published,

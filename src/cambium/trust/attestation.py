@@ -3,8 +3,7 @@
 Evidence is the provider's own; what anybody relies on is the result, and that is made here. Its
 label is the verifier's, never what a configuration or the evidence says of itself.
 
-Source: RATS architecture (RFC 9334); the result has the shape of an EAT attestation result
-(draft-ietf-rats-ear-04) without being one: it is a value, not a token.
+Source: RATS architecture (RFC 9334).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from cambium.core.canonical import digest_json, is_digest
+from cambium.core.canonical import is_digest
 from cambium.core.errors import AttestationRefused
 
 SOFTWARE_DEV = "software-dev"
@@ -80,30 +79,6 @@ class AttestationResult:
     measurement: str
     issued_at: int
     expires_at: int
-
-    def to_json(self) -> dict[str, object]:
-        """Returns the result in the shape of an EAR; `none` vouches for no hardware."""
-        return {
-            "eat_profile": "tag:cambium.dev,2026:ear-like",
-            "iat": self.issued_at,
-            "exp": self.expires_at,
-            "eat_nonce": self.nonce,
-            "submods": {
-                "server": {
-                    "ear.status": "affirming" if self.hardware_rooted else "none",
-                    "profile": self.label,
-                    "hardware_rooted": self.hardware_rooted,
-                    "debug": self.debug,
-                    "session": self.session,
-                    "measurement": self.measurement,
-                }
-            },
-        }
-
-    @property
-    def report_id(self) -> str:
-        """Returns the digest of the result's record, which traces carry."""
-        return digest_json(self.to_json())
 
 
 def new_nonce() -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from cambium.core.canonical import digest_bytes
 from cambium.core.errors import SignatureInvalid
 
 _RAW = re.compile(r"[0-9a-f]{64}")
@@ -54,6 +55,11 @@ class PublicKey:
     def key_id(self) -> str:
         """Returns `ed25519:` and the first 32 hex digits of the SHA-256 of the raw bytes."""
         return "ed25519:" + hashlib.sha256(bytes.fromhex(self.raw)).hexdigest()[:32]
+
+    @property
+    def digest(self) -> str:
+        """Returns the digest of the raw bytes."""
+        return digest_bytes(bytes.fromhex(self.raw))
 
     def verify(self, data: bytes, signature_hex: object) -> bool:
         """Returns whether `signature_hex` is this key's over exactly `data`; never raises."""

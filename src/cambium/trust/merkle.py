@@ -39,10 +39,9 @@ class GrowingTree:
         return tree_root(self.size, self._node)
 
     def _node(self, level: int, position: int) -> bytes:
-        found = self._fresh.get((level, position))
-        if found is None and self._below is not None:
-            return self._below(level, position)
-        return found if found is not None else self._fresh[level, position]
+        if self._below is None or (level, position) in self._fresh:
+            return self._fresh[level, position]
+        return self._below(level, position)
 
 
 def leaf_hash(data: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cambium.core.errors import PolicyInvalid, TrustError
+from cambium.core.errors import PolicyInvalid, ThresholdNotMet, TrustError
 from cambium.core.nouns import Signature
 from cambium.trust.acts import Expectation, check_act
 from cambium.trust.keys import PublicKey
@@ -93,4 +93,33 @@ def count_quorum(
         )
     return QuorumResult(
         k=k, n=len(by_id), approvals=tuple(counted.values()), refused=tuple(refused)
+    )
+
+
+def need_quorum(
+    signatures: Sequence[Signature],
+    *,
+    approvers: Sequence[Approver],
+    expectation: Expectation,
+    k: int,
+    now: int,
+) -> tuple[Signature, ...]:
+    """Returns the signatures that count, where they are at least k; else as `count_quorum`.
+
+    Raises:
+        ThresholdNotMet: they are fewer; `detail["refused"]` says which do not count and why.
+    """
+    found = count_quorum(signatures, approvers=approvers, expectation=expectation, k=k, now=now)
+    if not found.met:
+        raise too_few(expectation.action, found)
+    return tuple(approval.signature for approval in found.approvals)
+
+
+def too_few(what: str, found: QuorumResult) -> ThresholdNotMet:
+    """Returns the error of a quorum that was not met."""
+    have, said = len(found.approvals), "".join(f"; {k[:80]}: {why}" for k, why in found.refused)
+    return ThresholdNotMet(
+        f"{what}: {have} of {found.k} signatures{said}",
+        mend="collect the missing signatures over exactly what is to be done, as it is now",
+        detail={"have": have, "need": found.k, "refused": list(found.refused)},
     )

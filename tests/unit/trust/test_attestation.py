@@ -66,9 +66,6 @@ def test_the_result_is_labelled_as_software() -> None:
     assert (result.label, result.hardware_rooted, result.debug) == (SOFTWARE_DEV, False, True)
     assert (result.nonce, result.measurement) == (NONCE, MEASUREMENT)
     assert result.expires_at - result.issued_at <= 300
-    server = result.to_json()["submods"]["server"]  # type: ignore[index]
-    assert (server["ear.status"], server["profile"]) == ("none", SOFTWARE_DEV)
-    assert result.report_id.startswith("sha256:")
 
 
 def test_the_dishonest_helper_is_accepted_when_honest() -> None:

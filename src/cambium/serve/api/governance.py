@@ -10,8 +10,12 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from cambium.core.errors import DataError
+from cambium.serve.api.bodies import Body
+from cambium.serve.api.review import SignatureBody
 from cambium.serve.log_head import prove_entry, prove_growth
+from cambium.serve.revocation import revoke_key
 from cambium.serve.runtime import Runtime
+from cambium.trust.acts import signature_from_json
 
 MAX_ENTRIES = 1000
 _MAX_SEQ = 2**63 - 1  # what the database's integers hold
@@ -27,6 +31,13 @@ class ProofQuery(BaseModel):
     second: int | None = Field(default=None, ge=0, le=_MAX_SEQ)
 
 
+class RevokeBody(Body):
+    """Why a key is taken out of service, and who says so."""
+
+    reason: str = Field(min_length=1, max_length=1000)
+    signatures: list[SignatureBody] = Field(max_length=64)
+
+
 def router(runtime: Runtime) -> APIRouter:
     """Returns the routes."""
     routes = APIRouter(tags=["governance"])
@@ -39,6 +50,19 @@ def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
     @routes.get("/keys")
     async def keys() -> dict[str, Any]:
         return {"keys": await asyncio.to_thread(_keys, runtime)}
+
+    @routes.post("/keys/{key_id}/revoke")
+    async def revoke(key_id: str, body: RevokeBody) -> dict[str, Any]:
+        signatures = [signature_from_json(s.model_dump()) for s in body.signatures]
+        return await asyncio.to_thread(
+            revoke_key,
+            runtime.proposals,
+            key_id,
+            body.reason,
+            signatures,
+            published=runtime.published,
+            lock=runtime.deciding,
+        )
 
     @routes.get("/policy")
     async def policy() -> dict[str, Any]:

@@ -1,0 +1,91 @@
+"""Taking keys out of service: at once, in the log, and for every act after it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from cambium.core.errors import IllegalTransition
+from cambium.core.nouns import Signature
+from cambium.lifecycle.blockers import Situation
+from cambium.lifecycle.revoke import authorise_revocation
+from cambium.serve.proposals import Proposals
+from cambium.serve.publish import Published
+from cambium.serve.situation import situation_now
+from cambium.trust.acts import signature_to_json
+from cambium.trust.keys import PublicKey
+from cambium.trust.quorum import Approver
+
+REVOCABLE = ("approver", "operator")
+MAX_REASON_CHARS = 1000
+
+
+def revoke_key(
+    proposals: Proposals,
+    key_id: str,
+    reason: str,
+    signatures: Sequence[Signature],
+    *,
+    published: Published,
+    lock: threading.RLock,
+) -> dict[str, Any]:
+    """Revokes an approver's or operator's key; what it signed counts no more from now on.
+
+    Args:
+        lock: held while anything is decided, so that no merge passes by.
+
+    Raises:
+        KeyUnknown, IllegalTransition, PolicyMissing, ThresholdNotMet, PolicyInvalid: nothing
+            was changed.
+    """
+    if not reason.strip() or len(reason) > MAX_REASON_CHARS:
+        raise IllegalTransition(
+            f"a revocation needs a reason of at most {MAX_REASON_CHARS} characters", mend="say why"
+        )
+    with lock:
+        situation = situation_now(proposals, published)
+        return _revoke(proposals, key_id, reason, signatures, situation=situation)
+
+
+def _revoke(
+    proposals: Proposals,
+    key_id: str,
+    reason: str,
+    signatures: Sequence[Signature],
+    *,
+    situation: Situation,
+) -> dict[str, Any]:
+    policy, now = situation.policy, proposals.now_ms()
+    with proposals.state.transaction() as tx:
+        row = tx.get_key(key_id)
+        if row.role not in REVOCABLE or row.revoked_at is not None:
+            state = "revoked already" if row.revoked_at is not None else f"the {row.role}'s"
+            raise IllegalTransition(f"key {key_id} is {state}", mend="see `cambium key list`")
+        (root,) = tx.list_keys(role="root")
+        counted = authorise_revocation(
+            PublicKey(raw=row.public),
+            signatures,
+            situation=situation,
+            root=Approver(name=root.name, public=PublicKey(raw=root.public)),
+        )
+        tx.revoke_key(key_id, at=now)
+        version = tx.bump_state_version()
+        body: dict[str, object] = {
+            "key_id": key_id,
+            "name": row.name,
+            "reason": reason,
+            "signatures": [signature_to_json(s) for s in counted],
+            "state_version": version,
+        }
+        proposals.log(tx, kind="key.revoked", body=body)
+    gone = {*situation.revoked_keys, key_id}
+    left = sum(a.key_id not in gone for a in policy.approvers)
+    return {
+        "key_id": key_id,
+        "name": row.name,
+        "revoked_at": now,
+        "state_version": version,
+        "approvers_left": left,
+        "quorum": {"k": policy.k, "n": left},
+    }
