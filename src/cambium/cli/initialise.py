@@ -42,7 +42,10 @@ def init(
 ) -> None:
     """Make the first signed policy of a state; a development state gets its keys too."""
     if policy is None and key is None and profile is Profile.DEVELOPMENT:
-        _init_development(state)
+        digest = initialise_development(state)
+        print_line(f"policy {digest} is in force: {QUORUM} of {NUM_APPROVERS} approvers")
+        print_line(f"keys: {state / 'keys'}; rules: {state / 'policy.toml'}")
+        print_line("development: all keys lie on this disk and the attestation is software-dev")
         return
     if policy is None or key is None:
         line = f"the {profile} profile with your own root key needs both --policy and --key"
@@ -94,7 +97,12 @@ def _undone_on_failure() -> Iterator[_Made]:
         raise
 
 
-def _init_development(state: Path) -> None:
+def initialise_development(state: Path) -> str:
+    """Makes a state of the development profile, with all keys; returns its policy's digest.
+
+    Raises:
+        ConfigError: it is a state already.
+    """
     from cambium.serve.bootstrap import render_policy
     from cambium.serve.store.key_files import save_key
     from cambium.trust.keys import generate_key
@@ -119,10 +127,7 @@ def _init_development(state: Path) -> None:
         for name, key in keys.items():
             save_key(key, state / "keys" / f"{name}.key")
         (state / "policy.toml").write_bytes(toml)
-        digest = _store(state, sign_policy(root, toml), root.public_key)
-    print_line(f"policy {digest} is in force: {QUORUM} of {NUM_APPROVERS} approvers")
-    print_line(f"keys: {state / 'keys'}; rules: {state / 'policy.toml'}")
-    print_line("development: all keys lie on this disk and the attestation is software-dev")
+        return _store(state, sign_policy(root, toml), root.public_key)
 
 
 def _signed(policy: Path, key: Path) -> tuple[SignedPolicy, PublicKey]:

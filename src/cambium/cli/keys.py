@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cambium.cli.client import connect, rows_of, segment
+from cambium.cli.drill import drill
 from cambium.cli.failures import NO, CommandFailed
 from cambium.cli.options import AsJson, Keys, State
 from cambium.cli.output import print_json, print_record, print_rows
@@ -75,6 +76,9 @@ def revoke(
         path = f"/keys/{segment(key_id)}/revoke"
         answer = client.post(path, {"reason": reason, "signatures": signed})
     print_json(answer) if as_json else print_record(answer)
+
+
+app.command()(drill)
 
 
 def read_raw(raw: str) -> PublicKey:

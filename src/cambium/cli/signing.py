@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cambium.cli.failures import WRONG_CALL, CommandFailed
 from cambium.core.nouns import Action, SignedAct
+
+if TYPE_CHECKING:
+    from cambium.trust.keys import SigningKey
 
 LIFETIME_S = 24 * 3600
 
@@ -25,6 +28,18 @@ def signed_body(
         ConfigError: the file holds no private key.
     """
     from cambium.serve.store.key_files import load_key
+
+    return body_of(load_key(key_file), action, target=target, standing=standing)
+
+
+def body_of(
+    key: SigningKey, action: Action, *, target: str, standing: dict[str, Any]
+) -> dict[str, object]:
+    """Returns `{key_id, signature, payload}` of a key that is loaded.
+
+    Raises:
+        CommandFailed: no policy is in force, so that nobody could count the signature.
+    """
     from cambium.trust.acts import sign_act
 
     version, policy = standing.get("state_version"), standing.get("policy_digest")
@@ -40,7 +55,7 @@ def signed_body(
         expires=int(time.time()) + LIFETIME_S,
         policy=policy,
     )
-    signature = sign_act(load_key(key_file), act)
+    signature = sign_act(key, act)
     return {
         "key_id": signature.key_id,
         "signature": signature.signature,

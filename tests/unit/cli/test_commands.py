@@ -40,6 +40,7 @@ FROZEN = {
     "pretrain": ["--out", "RECIPE"],
     "key new": ["--json", "FILE"],
     "key list": ["--json", "--state"],
+    "key drill": ["--json", "--out"],
     "key revoke": ["--json", "--key", "--reason", "--state", "KEY_ID"],
     "policy show": ["--json", "--state"],
     "policy sign": ["--key", "FILE"],
