@@ -75,7 +75,7 @@ def _service(say: Callable[[str], None]) -> list[Row]:
         _time("trust.verify_ms.p95", verify, "quorum, revision and policy from their bytes"),
         _time("trust.hash_ms.64mib", trust_service.hash_ms(), "an adapter's digest"),
         _time("trust.rollback_ms", rollback, "signatures to service, adapter loaded and read back"),
-        _time("trust.kill_ms", asked, "order to last token of 8 answers, the longest of 5"),
+        _time("trust.kill_ms", asked, "order to the end of 8 answers under way, the longest of 5"),
         _time("trust.kill_ms.by_file", by_file, "the same, by a file beside the state"),
         _time("trust.proof_ms.p95", trust_service.proof_ms(), "one proof of 10^6 entries"),
     ]
