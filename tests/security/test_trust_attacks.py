@@ -39,7 +39,9 @@ def test_attacks_on_a_verifier_that_accepts_get_through(monkeypatch: pytest.Monk
     monkeypatch.setattr(trust_attacks, "check_act", lambda *given, **named: None)
     assert trust_attacks.mutations().through > 5_000
     monkeypatch.setattr(trust_attacks, "check_grown", lambda *given: None)
-    assert trust_attacks.log_edits().through > 500
+    monkeypatch.setattr(trust_attacks, "LOG_SIZE", 24)
+    monkeypatch.setattr(trust_attacks, "SEEN_SIZE", 18)
+    assert trust_attacks.log_edits().through > 50
     monkeypatch.setattr(trust_attacks, "appraise", lambda *given, **named: None)
     assert trust_attacks.evidence().through == trust_attacks.evidence().tried
 
