@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from tests.serving import FACTS, HARBOUR, Clock, People, Server, served, small_config, tiny_base
 
 from cambium.core.canonical import is_digest
 from cambium.core.errors import Stopped
+from cambium.core.nouns import AdapterState
 from cambium.learn.objectives.trust_region import TrustRegion
 
 
@@ -172,6 +174,26 @@ def test_withdrawn_consent_leaves_nothing_to_go_through(server: Server) -> None:
     refused = server.http.post("/adapters/wavering/replay")
     assert (refused.status_code, refused.json()["code"]) == (409, "consent_missing")
     assert server.http.delete("/adapters/nobody/examples").status_code == 404
+
+
+def test_withdrawing_keeps_the_monitor_and_works_in_quarantine(server: Server) -> None:
+    server.create("watched")
+    server.teach("watched", FACTS[:2], steps=1)
+    before = server.runtime.adapters.get_live("watched")
+    server.http.delete("/adapters/watched/examples")
+    after = server.runtime.adapters.get_live("watched")
+    assert after.monitor is before.monitor and after.busy is before.busy
+    assert before.monitor is not None and not after.replay.rows
+    assert server.http.delete("/adapters/watched").status_code == 200
+    server.create("vetoed")
+    server.teach("vetoed", FACTS[:2], steps=1)
+    record = server.runtime.adapters.get("vetoed")
+    with server.runtime.state.transaction() as tx:
+        tx.put_adapter(replace(record, state=AdapterState.QUARANTINED))
+    server.runtime.adapters._live.pop("vetoed")
+    assert server.http.delete("/adapters/vetoed/examples").json()["forgotten"] == 2
+    with server.runtime.state.read() as tx:
+        assert not tx.list_examples("vetoed") and not tx.list_replay("vetoed")
 
 
 def test_what_was_not_kept_cannot_be_gone_through_again(server: Server) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -262,17 +263,19 @@ class EphemeralAdapters:
             How many examples are gone, with all that would go through them again.
 
         Raises:
-            AdapterNotFound, AdapterExpired, AdapterQuarantined: nothing is kept for it.
+            AdapterNotFound: no adapter has this name.
         """
-        with self.get_live(name).busy:
-            live = self.get_live(name)
-            with self._lock:
-                with self._state.transaction() as tx:
-                    gone = tx.delete_examples(name, source=source)
-                    tx.audit("adapter.consent_withdrawn", at=self._now_ms(), body={
-                        "name": name, "source": source, "examples": gone})  # fmt: skip
-                if name in self._live:
-                    self._live[name] = self._loaded(live.record, live.lora, live.parent)
+        record = self.get(name)
+        # A lesson under way would write back what it drew.
+        alive = record.state is AdapterState.EPHEMERAL
+        with self.get_live(name).busy if alive else nullcontext(), self._lock:
+            with self._state.transaction() as tx:
+                gone = tx.delete_examples(name, source=source)
+                tx.audit("adapter.consent_withdrawn", at=self._now_ms(), body={
+                    "name": name, "source": source, "examples": gone})  # fmt: skip
+            live = self._live.get(name)
+            if live is not None:
+                self._live[name] = replace(live, replay=self._buffer(live.record))
         return gone
 
     def expire(self) -> int:
@@ -438,9 +441,11 @@ class EphemeralAdapters:
         return after
 
     def _loaded(self, record: AdapterRecord, lora: Lora, parent: tuple[Lora, ...]) -> LiveAdapter:
+        return LiveAdapter(record=record, lora=lora, parent=parent, replay=self._buffer(record))
+
+    def _buffer(self, record: AdapterRecord) -> ReplayBuffer:
         tried = record.detail.get("replay_tried", 0)
-        buffer = self.rehearsing.open_buffer(record.name, tried=int(str(tried)))
-        return LiveAdapter(record=record, lora=lora, parent=parent, replay=buffer)
+        return self.rehearsing.open_buffer(record.name, tried=int(str(tried)))
 
 
 def _with_weights(record: AdapterRecord, data: AdapterBytes, blob: str) -> AdapterRecord:
