@@ -198,13 +198,26 @@ def test_work_under_way_ends_and_leaves_nothing(server: Server, monkeypatch: Any
     assert answers[0].status_code == 503
     assert server.get("/adapters/alive")["digest"] == digest
     deadline = time.monotonic() + 30
-    while server.get("/readyz" if False else "/healthz") and server.runtime.jobs.pending:
+    while server.runtime.jobs.pending:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert server.get(f"/proposals/{proposal}")["state"] in ("consolidating", "checking")
     monkeypatch.undo()
     assert revive(server, 0, 1).status_code == 200
     assert server.settled(proposal)["state"] == "awaiting_approval"
+
+
+def test_a_stolen_key_is_revoked_before_the_others_revive(server: Server) -> None:
+    pull(server)
+    lost = server.people.approvers[0]
+    standing = server.get("/kill")
+    fields = {"state_version": standing["state_version"], "policy": standing["policy_digest"]}
+    act = server.act(Action.REVOKE, lost.public_key.digest, **fields)
+    signed = [signature_to_json(sign_act(server.people.root, act))]
+    body = {"reason": "stolen", "signatures": signed}
+    assert server.http.post(f"/keys/{lost.key_id}/revoke", json=body).status_code == 200
+    assert revive(server, 0, 1).status_code == 409
+    assert revive(server, 1, 2).status_code == 200
 
 
 def test_the_bare_base_may_stay(base: Path, people: People, tmp_path: Path) -> None:

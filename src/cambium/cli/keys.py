@@ -66,11 +66,13 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """Take a key out of service: signed by the root, or by k approvers who keep theirs."""
+    from cambium.trust.keys import PublicKey
+
     with connect(state) as client:
         row = next((k for k in client.rows("/keys", "keys") if k.get("key_id") == key_id), None)
         if row is None:
             raise CommandFailed(f"no key has the id {key_id}: see `cambium key list`", status=NO)
-        target = read_raw(str(row.get("public"))).digest
+        target = PublicKey(raw=str(row.get("public"))).digest
         standing = client.get("/kill")
         signed = [signed_body(k, Action.REVOKE, target=target, standing=standing) for k in key]
         path = f"/keys/{segment(key_id)}/revoke"
@@ -79,17 +81,6 @@ def revoke(
 
 
 app.command()(drill)
-
-
-def read_raw(raw: str) -> PublicKey:
-    """Returns the public key of 64 hex digits.
-
-    Raises:
-        SignatureInvalid: it is none.
-    """
-    from cambium.trust.keys import PublicKey
-
-    return PublicKey(raw=raw)
 
 
 def read_public_key(path: Path) -> PublicKey:

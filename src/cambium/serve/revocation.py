@@ -10,6 +10,7 @@ from cambium.core.errors import IllegalTransition
 from cambium.core.nouns import Signature
 from cambium.lifecycle.blockers import Situation
 from cambium.lifecycle.revoke import authorise_revocation
+from cambium.serve.log_head import sign_newest
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
 from cambium.serve.situation import situation_now
@@ -78,7 +79,9 @@ def _revoke(
             "signatures": [signature_to_json(s) for s in counted],
             "state_version": version,
         }
-        proposals.log(tx, kind="key.revoked", body=body)
+        # Not `proposals.log`, which a kill ends: a stolen key goes before the others revive.
+        tx.audit("key.revoked", body=body, at=now)
+        sign_newest(tx, proposals.identity.key)
     gone = {*situation.revoked_keys, key_id}
     left = sum(a.key_id not in gone for a in policy.approvers)
     return {
