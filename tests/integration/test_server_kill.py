@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from tests.serving import (
     Server,
     served,
     small_config,
-    tiny_base,
 )
 
 from cambium.cli import main
@@ -36,23 +34,6 @@ from cambium.serve.kill_switch import KILL_FILE, write_kill_file
 from cambium.serve.store.key_files import save_key
 from cambium.trust.acts import sign_act, signature_to_json
 from cambium.trust.keys import SigningKey
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def people() -> People:
-    return People()
-
-
-@pytest.fixture
-def server(base: Path, people: People, tmp_path: Path) -> Iterator[Server]:
-    people.init(tmp_path)
-    with served(small_config(tmp_path, model=str(base)), people) as found:
-        yield found
 
 
 def order(server: Server, key: SigningKey) -> Signature:

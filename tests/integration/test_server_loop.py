@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from tests.serving import (
     FACTS,
     HARBOUR,
@@ -18,29 +16,11 @@ from tests.serving import (
     Server,
     served,
     small_config,
-    tiny_base,
 )
 
 from cambium.serve.proposal_records import from_row, to_row
 
 TREE_PROMPT, PORT_PROMPT = "Fact 5: the tree grows a", "Log 5: ship number 5 came into"
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def people() -> People:
-    return People()
-
-
-@pytest.fixture
-def server(base: Path, people: People, tmp_path: Path) -> Iterator[Server]:
-    people.init(tmp_path)
-    with served(small_config(tmp_path, model=str(base)), people) as found:
-        yield found
 
 
 def test_merges_change_what_answers_without_a_restart_and_rollback_undoes_them(
