@@ -44,7 +44,7 @@ WAIT_S = 120.0
 _POLICY = """
 version = 1
 profile = "development"
-domains = {{ allowed = {domains} }}
+domains = {{ allowed = {domains}, owners = {{ {owners} }} }}
 attestation = {{ accept = ["software-dev"] }}
 scopes = {{ names = ["text"] }}
 rollback = {{ k = 2 }}
@@ -91,6 +91,7 @@ class Rules:
     """What a test's policy says; the gates are small, and a random base can pass them."""
 
     domains: tuple[str, ...] = ("*",)
+    owners: tuple[tuple[str, str], ...] = ()
     then: str = "nothing"
     margin: float = 0.15
     replay_tokens: int = 10_000
@@ -116,6 +117,7 @@ class Rules:
         )
         text = _POLICY.format(
             domains=json.dumps(self.domains),
+            owners=", ".join(f'{domain} = "{tenant}"' for domain, tenant in self.owners),
             people=people,
             max_change=self.max_change,
             margin=self.margin,

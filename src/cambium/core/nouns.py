@@ -13,6 +13,8 @@ from cambium.core.errors import DataError
 
 ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 RESERVED_NAMES = frozenset({"base", "stable"})
+# Whose everything is that no tenant is named for.
+DEFAULT_TENANT = "default"
 DOMAIN_TAG = "cambium.v1"
 
 
@@ -49,6 +51,20 @@ class Action(StrEnum):
     WAIVE_GATE = "waive_gate"
     POLICY = "policy"
     REVOKE = "revoke"
+
+
+def qualified(name: str, *, tenant: str) -> str:
+    """Returns a tenant's adapter name as the state knows it: `tenant:name`, or the default's bare.
+
+    >>> qualified("support", tenant="acme"), qualified("support", tenant="default")
+    ('acme:support', 'support')
+    """
+    return name if tenant == DEFAULT_TENANT else f"{tenant}:{name}"
+
+
+def tenant_of(name: str) -> str:
+    """Returns whose adapter it is, by the name that `qualified` gave."""
+    return name.rpartition(":")[0] or DEFAULT_TENANT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cambium.core.nouns import Action, ProposalState, Revision
+from cambium.core.nouns import Action, ProposalState, Revision, tenant_of
 from cambium.lifecycle.proposal import FINAL, Proposal, standings
 from cambium.trust.acts import Expectation
 from cambium.trust.attestation import AttestationResult
@@ -50,7 +50,7 @@ def blockers(proposal: Proposal, situation: Situation) -> tuple[str, ...]:
             f"parent: made from revision {proposal.parent_revision}, "
             f"revision {situation.head.number} is served"
         )
-    if not policy.allows_domain(proposal.domain):
+    if not policy.allows_domain(proposal.domain, tenant=tenant_of(proposal.adapter_name)):
         found.append(f"domain: the policy does not list {proposal.domain!r}")
     for gate in standings(proposal, policy):
         if not gate.done:

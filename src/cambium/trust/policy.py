@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
 
 from cambium.core.canonical import digest_bytes, digest_json
 from cambium.core.errors import DigestMismatch, PolicyInvalid, SignatureInvalid
@@ -13,19 +18,38 @@ from cambium.trust.acts import check_signature, sign_act
 from cambium.trust.attestation import SOFTWARE_DEV
 from cambium.trust.keys import PublicKey, SigningKey
 from cambium.trust.quorum import Approver
-from cambium.trust.strict_table import StrictTable
 
 KNOWN_GATES = frozenset({"domain_gain", "retention", "alignment", "alignment_writing", "integrity"})
-PROFILES = frozenset({"development", "production"})
-AFTER_KILL = frozenset({"nothing", "base"})
 MAX_POLICY_BYTES = 1_000_000
 MAX_LOOKS = 5
 MAX_STEPS_PER_CALL = 8
+MAX_NUMBER = 2**53
 # RFC 5280's "no well-defined expiration date": a policy stands until another replaces it.
 STANDING = 253402300799
 
 
-@dataclass(frozen=True, kw_only=True)
+def _once(texts: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(texts)) < len(texts):
+        raise ValueError("holds a text twice")
+    return texts
+
+
+def _demanded(required: bool) -> bool:
+    if not required:
+        raise ValueError("is false, but an undemanded gate protects nothing")
+    return True
+
+
+# Nothing missing, nothing unknown, nothing converted.
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+Whole = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
+Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+Text = Annotated[str, Field(pattern=r"\S")]
+Texts = Annotated[tuple[Text, ...], AfterValidator(_once)]
+SomeTexts = Annotated[Texts, Field(min_length=1)]
+
+
+@checked(frozen=True, kw_only=True, config=_STRICT)
 class LearningBudget:
     """How much may be learned before anybody reviews it.
 
@@ -35,19 +59,21 @@ class LearningBudget:
         replay_tokens: room for what a lesson goes through again, kept with consent; 0 is off.
     """
 
-    max_steps_per_call: int
-    max_examples_per_call: int
-    max_example_bytes: int
-    max_ttl_s: int
-    max_rank: int
-    max_live_adapters: int
-    max_total_steps_per_adapter: int
-    max_relative_change: float
-    monitor_margin_nats: float
-    replay_tokens: int
+    max_steps_per_call: Annotated[Whole, Field(le=MAX_STEPS_PER_CALL)]
+    max_examples_per_call: Whole
+    max_example_bytes: Whole
+    max_ttl_s: Whole
+    max_rank: Whole
+    max_live_adapters: Whole
+    max_total_steps_per_adapter: Whole
+    max_relative_change: Annotated[Number, Field(gt=0)]
+    monitor_margin_nats: Annotated[Number, Field(ge=0)]
+    replay_tokens: (
+        Annotated[Whole, Field(ge=10_000, le=200_000)] | Annotated[int, Field(ge=0, le=0)]
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked(frozen=True, kw_only=True, config=_STRICT)
 class TrafficBudget:
     """What may be learned from requests, without labels; `learn = false` turns all of it off.
 
@@ -61,12 +87,84 @@ class TrafficBudget:
     """
 
     learn: bool
-    tenants: tuple[str, ...]
-    min_novelty: float
-    min_entropy: float
-    first_steps_per_hour: int
-    max_steps_per_hour: int
-    wins_window: int
+    tenants: Texts
+    min_novelty: Annotated[Number, Field(ge=0, le=2)]
+    min_entropy: Annotated[Number, Field(ge=0)]
+    first_steps_per_hour: Whole
+    max_steps_per_hour: Whole
+    wins_window: Whole
+
+
+@checked(frozen=True, kw_only=True, config=_STRICT)
+class _Person:
+    name: Text
+    public: str
+
+
+@checked(frozen=True, kw_only=True, config=_STRICT)
+class _Approvers:
+    k: Whole
+    list: tuple[_Person, ...]
+
+
+@checked(frozen=True, kw_only=True, config=_STRICT)
+class _Rollback:
+    k: Whole
+
+
+@checked(frozen=True, kw_only=True, config=_STRICT)
+class _Kill:
+    then: Literal["nothing", "base"]
+    operators: tuple[_Person, ...]
+
+
+@checked(frozen=True, kw_only=True, config=_STRICT)
+class _Domains:
+    allowed: SomeTexts
+    owners: dict[Text, Text]
+
+
+@checked(frozen=True, kw_only=True, config=_STRICT)
+class _Attestation:
+    accept: Texts
+
+
+@checked(frozen=True, kw_only=True, config=_STRICT)
+class _Scopes:
+    names: SomeTexts
+
+
+@checked(frozen=True, kw_only=True, config=_STRICT)
+class _Gate:
+    name: Text
+    metric: Text
+    threshold: Number
+    passes_required: Whole
+    max_looks: Annotated[Whole, Field(le=MAX_LOOKS)]
+    min_items: Whole
+    max_items: Whole
+    confidence: Annotated[Number, Field(gt=0.5, lt=1)]
+    required: Annotated[bool, AfterValidator(_demanded)]
+
+
+@checked(frozen=True, kw_only=True, config=_STRICT)
+class _PolicyText:
+    """The TOML's own shape."""
+
+    version: Whole
+    profile: Literal["development", "production"]
+    approvers: _Approvers
+    rollback: _Rollback
+    kill: _Kill
+    domains: _Domains
+    learning: LearningBudget
+    traffic: TrafficBudget
+    attestation: _Attestation
+    scopes: _Scopes
+    gates: tuple[_Gate, ...]
+
+
+_POLICY_TEXT = TypeAdapter(_PolicyText)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +175,7 @@ class Policy:
         version: the policy's own number, raised by whoever changes it.
         k: signatures that a merge needs; `rollback_k`: that a rollback needs.
         domains: names a proposal may be for; `*` allows every name.
+        owners: domains and the one tenant that each belongs to; every other domain is shared.
         attestation: labels that are accepted; an empty list accepts nothing.
         operators: who may pull the kill switch beside the approvers.
         after_kill: what is served then: `nothing`, or the bare `base`.
@@ -90,6 +189,7 @@ class Policy:
     operators: tuple[Approver, ...]
     after_kill: str
     domains: tuple[str, ...]
+    owners: tuple[tuple[str, str], ...]
     learning: LearningBudget
     traffic: TrafficBudget
     attestation: tuple[str, ...]
@@ -108,7 +208,7 @@ class Policy:
             "approvers": {"k": self.k, "list": people},
             "rollback": {"k": self.rollback_k},
             "kill": {"then": self.after_kill, "operators": operators},
-            "domains": {"allowed": list(self.domains)},
+            "domains": {"allowed": list(self.domains), "owners": dict(self.owners)},
             "learning": dict(self.learning.__dict__),
             "traffic": {**self.traffic.__dict__, "tenants": list(self.traffic.tenants)},
             "attestation": {"accept": list(self.attestation)},
@@ -121,9 +221,10 @@ class Policy:
         """Returns the digest of the content's canonical JSON; comments do not count."""
         return digest_json(self.to_json())
 
-    def allows_domain(self, domain: str) -> bool:
-        """Returns whether a proposal may be for `domain`."""
-        return "*" in self.domains or domain in self.domains
+    def allows_domain(self, domain: str, *, tenant: str) -> bool:
+        """Returns whether a tenant may propose for `domain`: listed, and shared or its own."""
+        listed = "*" in self.domains or domain in self.domains
+        return listed and dict(self.owners).get(domain, tenant) == tenant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,28 +274,24 @@ def parse_policy(toml: bytes, *, known_gates: frozenset[str] = KNOWN_GATES) -> P
     Raises:
         PolicyInvalid: says which field is missing, unknown or out of its range.
     """
-    root = StrictTable(_load(toml), "the policy")
-    root.exactly({"version", "profile", "approvers", "rollback", "kill", "domains", "learning",
-                  "traffic", "attestation", "scopes", "gates"})  # fmt: skip
-    approvers = root.table("approvers", {"k", "list"})
-    kill = root.table("kill", {"then", "operators"})
-    kill.require(kill.text("then") in AFTER_KILL, "then", f"is none of {sorted(AFTER_KILL)}")
-    people = tuple(_approver(entry) for entry in approvers.tables("list"))
+    text = _read(toml)
     policy = Policy(
-        version=root.whole("version"),
-        profile=root.text("profile"),
-        k=approvers.whole("k"),
-        approvers=people,
-        rollback_k=root.table("rollback", {"k"}).whole("k"),
-        operators=tuple(_approver(entry) for entry in kill.tables("operators")),
-        after_kill=kill.text("then"),
-        domains=root.table("domains", {"allowed"}).texts("allowed"),
-        learning=_learning(root.table("learning", {f.name for f in fields(LearningBudget)})),
-        traffic=_traffic(root.table("traffic", {f.name for f in fields(TrafficBudget)})),
-        attestation=root.table("attestation", {"accept"}).texts("accept", may_be_empty=True),
-        scopes=root.table("scopes", {"names"}).texts("names"),
-        gates=tuple(_gate(entry) for entry in root.tables("gates")),
+        version=text.version,
+        profile=text.profile,
+        k=text.approvers.k,
+        approvers=tuple(map(_approver, text.approvers.list)),
+        rollback_k=text.rollback.k,
+        operators=tuple(map(_approver, text.kill.operators)),
+        after_kill=text.kill.then,
+        domains=text.domains.allowed,
+        owners=tuple(sorted(text.domains.owners.items())),
+        learning=text.learning,
+        traffic=text.traffic,
+        attestation=text.attestation.accept,
+        scopes=text.scopes.names,
+        gates=tuple(GateSpec(**gate.__dict__) for gate in text.gates),
     )
+    _check_numbers(policy)
     _check_people(policy)
     _check_gates(policy, known_gates)
     return policy
@@ -210,82 +307,27 @@ def _policy_act(toml: bytes, policy: Policy, *, state_version: int) -> SignedAct
     )
 
 
-def _load(toml: bytes) -> dict[str, object]:
+def _read(toml: bytes) -> _PolicyText:
     if len(toml) > MAX_POLICY_BYTES:
         raise PolicyInvalid("the policy is over a megabyte", mend="shorten it")
     try:
-        return tomllib.loads(toml.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        # As JSON: in a list of Python, a strict reader would ask for a tuple.
+        return _POLICY_TEXT.validate_json(json.dumps(tomllib.loads(toml.decode("utf-8"))))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        why = {"missing": "is missing", "unexpected_keyword_argument": "is unknown"}
+        where = ".".join(str(part) for part in first["loc"])
+        raise PolicyInvalid(f"the policy: {where} {why.get(first['type'], first['msg'])}",
+                            mend="correct the policy's text") from error  # fmt: skip
+    except (ValueError, TypeError, RecursionError) as error:
         raise PolicyInvalid(f"the policy is not TOML: {error}", mend="correct the text") from error
 
 
-def _approver(entry: StrictTable) -> Approver:
-    entry.exactly({"name", "public"})
+def _approver(person: _Person) -> Approver:
     try:
-        return Approver(name=entry.text("name"), public=PublicKey(raw=entry.text("public")))
+        return Approver(name=person.name, public=PublicKey(raw=person.public))
     except SignatureInvalid as error:
-        raise PolicyInvalid(f"{entry.where}: {error.message}", mend=error.mend) from error
-
-
-def _learning(table: StrictTable) -> LearningBudget:
-    budget = LearningBudget(
-        max_steps_per_call=table.whole("max_steps_per_call"),
-        max_examples_per_call=table.whole("max_examples_per_call"),
-        max_example_bytes=table.whole("max_example_bytes"),
-        max_ttl_s=table.whole("max_ttl_s"),
-        max_rank=table.whole("max_rank"),
-        max_live_adapters=table.whole("max_live_adapters"),
-        max_total_steps_per_adapter=table.whole("max_total_steps_per_adapter"),
-        max_relative_change=table.number("max_relative_change"),
-        monitor_margin_nats=table.number("monitor_margin_nats"),
-        replay_tokens=table.whole("replay_tokens", least=0),
-    )
-    table.require(
-        budget.max_steps_per_call <= MAX_STEPS_PER_CALL, "max_steps_per_call", "is over 8"
-    )
-    table.require(budget.max_relative_change > 0, "max_relative_change", "is not above 0")
-    table.require(budget.monitor_margin_nats >= 0, "monitor_margin_nats", "is below 0")
-    some = budget.replay_tokens == 0 or 10_000 <= budget.replay_tokens <= 200_000
-    table.require(some, "replay_tokens", "is neither 0 nor between 10000 and 200000")
-    return budget
-
-
-def _traffic(table: StrictTable) -> TrafficBudget:
-    budget = TrafficBudget(
-        learn=table.flag("learn"),
-        tenants=table.texts("tenants", may_be_empty=True),
-        min_novelty=table.number("min_novelty"),
-        min_entropy=table.number("min_entropy"),
-        first_steps_per_hour=table.whole("first_steps_per_hour"),
-        max_steps_per_hour=table.whole("max_steps_per_hour"),
-        wins_window=table.whole("wins_window"),
-    )
-    fine = budget.first_steps_per_hour <= budget.max_steps_per_hour
-    table.require(fine, "first_steps_per_hour", "is over max_steps_per_hour")
-    table.require(0 <= budget.min_novelty <= 2, "min_novelty", "is not between 0 and 2")
-    table.require(budget.min_entropy >= 0, "min_entropy", "is below 0")
-    return budget
-
-
-def _gate(entry: StrictTable) -> GateSpec:
-    entry.exactly({f.name for f in fields(GateSpec)})
-    spec = GateSpec(
-        name=entry.text("name"),
-        metric=entry.text("metric"),
-        threshold=entry.number("threshold"),
-        passes_required=entry.whole("passes_required"),
-        max_looks=entry.whole("max_looks"),
-        min_items=entry.whole("min_items"),
-        max_items=entry.whole("max_items"),
-        confidence=entry.number("confidence"),
-        required=entry.flag("required"),
-    )
-    entry.require(spec.max_looks <= MAX_LOOKS, "max_looks", f"is over {MAX_LOOKS}")
-    entry.require(spec.passes_required <= spec.max_looks, "passes_required", "is over max_looks")
-    entry.require(spec.min_items <= spec.max_items, "min_items", "is over max_items")
-    entry.require(0.5 < spec.confidence < 1, "confidence", "is not between 0.5 and 1")
-    entry.require(spec.required, "required", "is false, but an undemanded gate protects nothing")
-    return spec
+        raise PolicyInvalid(f"{person.name}: {error.message}", mend=error.mend) from error
 
 
 def _check_people(policy: Policy) -> None:
@@ -301,12 +343,22 @@ def _check_people(policy: Policy) -> None:
         if k > len(keys):
             raise PolicyInvalid(f"{where} = {k}, but there are {len(keys)} approvers",
                                 mend="declare 1 <= k <= n")  # fmt: skip
-    if policy.profile not in PROFILES:
-        raise PolicyInvalid(f"profile {policy.profile!r} is unknown",
-                            mend='use "development" or "production"')  # fmt: skip
     if policy.profile == "production" and SOFTWARE_DEV in policy.attestation:
         raise PolicyInvalid(f'a production policy never accepts "{SOFTWARE_DEV}"',
                             mend="name a hardware attestation")  # fmt: skip
+
+
+def _check_numbers(policy: Policy) -> None:
+    budget = policy.traffic
+    fine = {"traffic.first_steps_per_hour is over max_steps_per_hour":
+                budget.first_steps_per_hour <= budget.max_steps_per_hour}  # fmt: skip
+    for gate in policy.gates:
+        fine[f"gate {gate.name}: passes_required is over max_looks"] = (
+            gate.passes_required <= gate.max_looks
+        )
+        fine[f"gate {gate.name}: min_items is over max_items"] = gate.min_items <= gate.max_items
+    for wrong in (what for what, holds in fine.items() if not holds):
+        raise PolicyInvalid(wrong, mend="correct the policy's text")
 
 
 def _check_gates(policy: Policy, known: frozenset[str]) -> None:

@@ -32,7 +32,7 @@ def test_the_development_policy_says_what_it_should() -> None:
     policy = parse_policy(TEXT)
     assert (policy.profile, policy.k, policy.rollback_k) == ("development", 2, 2)
     assert policy.approvers == tuple(PEOPLE)
-    assert policy.allows_domain("anything")
+    assert policy.allows_domain("anything", tenant="anybody")
     assert policy.attestation == ("software-dev",)
     assert policy.learning.max_steps_per_call == 8
     assert {gate.name for gate in policy.gates} == KNOWN_GATES
@@ -147,6 +147,15 @@ BAD_VALUES = [
     ("required", "false"),
     ("required", "1"),
     ("names", '[""]'),
+    ("replay_tokens", "false"),
+    ("replay_tokens", "9999"),
+    ("replay_tokens", "200001"),
+    ("wins_window", "true"),
+    ("first_steps_per_hour", "100000"),
+    ("then", '"everything"'),
+    ("owners", '{ legal = "" }'),
+    ("owners", "{ legal = 1 }"),
+    ("owners", "[]"),
 ]
 
 
@@ -248,3 +257,12 @@ def test_another_text_is_not_even_parsed() -> None:
 def test_a_gate_states_every_field_of_its_spec() -> None:
     block = TEXT[TEXT.rindex(b"[[gates]]") :].decode()
     assert set(re.findall(r"^(\w+) = ", block, re.MULTILINE)) == {f.name for f in fields(GateSpec)}
+
+
+def test_a_domain_with_an_owner_is_for_nobody_else() -> None:
+    owned = parse_policy(TEXT.replace(b"owners = {}", b'owners = { legal = "acme" }'))
+    assert owned.owners == (("legal", "acme"),)
+    assert owned.allows_domain("legal", tenant="acme")
+    assert not owned.allows_domain("legal", tenant="other")
+    assert owned.allows_domain("shared", tenant="other")
+    assert owned.digest != parse_policy(TEXT).digest
