@@ -13,7 +13,7 @@ from tests.refused import BODY_LIMIT, DIGEST, World, world_in
 from tests.serving import TREES, served, small_config, tiny_base
 
 from cambium.core.errors import ConfigError
-from cambium.serve.app import create_app
+from cambium.serve.runtime import Runtime
 
 
 @pytest.fixture(scope="module")
@@ -425,4 +425,4 @@ def test_a_server_without_tokens_stays_on_this_machine(
     host: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with pytest.raises(ConfigError, match="loopback"):
-        create_app(small_config(tmp_path_factory.mktemp("state"), host=host))
+        Runtime(small_config(tmp_path_factory.mktemp("state"), host=host))

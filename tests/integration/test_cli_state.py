@@ -121,3 +121,14 @@ def test_without_init_learning_works_and_proposing_says_what_is_missing(
     assert cambium("learn", note, "--adapter", "a", "--steps", "1", "--consent", *state).status == 0
     ended = cambium("propose", "a", "--into", "facts", *state)
     assert (ended.status, "cambium init" in ended.err) == (1, True)
+
+
+def test_who_owns_the_state_makes_the_first_token(cambium, tmp_path: Path) -> None:
+    made = cambium("token", "new", "desk", "--role", "operator", "--state", tmp_path, "--json")
+    assert made.status == 0, made.err
+    # The folder's owner goes on without one; a socket would ask for it.
+    assert cambium("adapters", "--state", tmp_path).status == 0
+    listed = cambium("token", "list", "--state", tmp_path, "--json").json["tokens"]
+    assert [t["token_id"] for t in listed] == [made.json["token_id"]]
+    revoked = cambium("token", "revoke", made.json["token_id"], "--state", tmp_path)
+    assert revoked.status == 0

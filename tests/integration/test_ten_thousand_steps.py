@@ -18,7 +18,7 @@ from cambium.models.base import BaseModel
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.training_model import TrainingModel
 
-CALLS, ADAPTERS, STEPS = 1250, 4, 8  # 10,000 steps of each of four adapters
+CALLS, ADAPTERS, STEPS = 313, 4, 8  # 10,016 steps of four adapters together
 MIB = 1024 * 1024
 
 
@@ -75,7 +75,9 @@ def test_ten_thousand_steps_and_a_restart_in_the_middle() -> None:
                 data = to_bytes(p.lora)
                 saved.append((data.config, data.weights, p.optimizer or b""))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident
-    assert grown * 1024 < 48 * MIB, f"grew by {grown} KiB over {CALLS * STEPS * 4 // 5} steps"
+    assert grown * 1024 < 48 * MIB, (
+        f"grew by {grown} KiB over {CALLS * STEPS * ADAPTERS * 4 // 5} steps"
+    )
     assert all(torch.equal(v, before[k]) for k, v in base.model.state_dict().items())
     assert all(bool(torch.isfinite(b).all()) for p in pupils for b in p.lora.b.values())
     # From what is stored, in a process that knows nothing else, the last 50 calls again.

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from cambium.bench import trust_attacks, trust_crash
+from cambium.bench import trust_attacks, trust_crash, trust_tenants
 from cambium.bench.trust_attacks import ControlFailed
+from cambium.bench.trust_tenants import NAME, Answered
 from cambium.core.errors import AuditBroken, DataError
 
 
@@ -98,3 +99,33 @@ def test_a_lost_record_is_counted(tmp_path: Path) -> None:
     assert done.stdout.strip()
     assert trust_crash._look(tmp_path, {"a-0-0": "sha256:other"})[0] == 1
     assert trust_crash._look(tmp_path, {"never written": "sha256:x"})[0] == 1
+
+
+def answered(tenant: str, whose: str, digest: str, scores: tuple[float, ...]) -> Answered:
+    return Answered(tenant=tenant, adapter=f"{whose}:{NAME}@{digest}", scores=scores)
+
+
+def test_an_answer_from_elsewhere_is_counted() -> None:
+    versions = {"acme": {"a1", "a2"}, "globex": {"g1"}}
+    right = [
+        *[answered("acme", "acme", "a1", (-1.0,))] * 3,
+        *[answered("acme", "acme", "a2", (-2.0,))] * 3,
+        *[answered("globex", "globex", "g1", (-3.0,))] * 3,
+    ]
+    assert trust_tenants.crossed(right, versions) == 0
+    for wrong in (
+        answered("acme", "globex", "g1", (-3.0,)),
+        answered("acme", "acme", "g1", (-3.0,)),
+        answered("acme", "acme", "a1", (-3.0,)),
+        answered("acme", "acme", "a1", (-2.0,)),
+        answered("acme", "acme", "a3", (-1.0,)),
+    ):
+        assert trust_tenants.crossed([*right, wrong], versions) == 1, wrong
+
+
+def test_tenants_do_not_meet_while_weights_are_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust_tenants, "REQUESTS", 80)
+    monkeypatch.setattr(trust_tenants, "ANSWERS_BETWEEN_SWAPS", 5)
+    found, swaps = trust_tenants.run(lambda _: None)
+    assert found.tried >= 140 and swaps >= 12
+    assert found.through == 0

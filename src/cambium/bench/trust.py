@@ -1,7 +1,7 @@
 """Benchmark `trust`: what got through of all that was tried, and how long saying no takes.
 
 Every figure named `accepted`, `lost`, `executed`, `wrong_bytes` or `undetected` has to be 0, with
-`tried` beside it. Tenants are missing: a server has one until tokens tell callers apart.
+`tried` beside it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from cambium.bench import trust_attacks, trust_service
+from cambium.bench import trust_attacks, trust_service, trust_tenants
 from cambium.bench.report import Row, result
 from cambium.bench.trust_attacks import Attacks
 
@@ -21,7 +21,7 @@ ROUNDS = 5
 
 def run(say: Callable[[str], None]) -> dict[str, Any]:
     """Returns counts of what got through, and times in milliseconds."""
-    return result("trust", [*_attacks(say), *_crashes(say), *_service(say)])
+    return result("trust", [*_attacks(say), *_crashes(say), *_tenants(say), *_service(say)])
 
 
 def _attacks(say: Callable[[str], None]) -> list[Row]:
@@ -53,6 +53,15 @@ def _crashes(say: Callable[[str], None]) -> list[Row]:
         _count("trust.crash.lost", Attacks(tried=rounds, through=lost), setting),
         _count("trust.crash.torn", Attacks(tried=rounds, through=halves), setting),
     ]
+
+
+def _tenants(say: Callable[[str], None]) -> list[Row]:
+    found, swaps = trust_tenants.run(say)
+    setting = (
+        f"{trust_tenants.REQUESTS} interleaved requests of {len(trust_tenants.TENANTS)} tenants "
+        f"under one adapter name, {swaps} swaps, and looks at each other's adapters and traces"
+    )
+    return [_count("trust.tenants.crossed", found, setting)]
 
 
 def _service(say: Callable[[str], None]) -> list[Row]:

@@ -24,6 +24,7 @@ from cambium.cli import (
     policies,
     record,
     review,
+    tokens,
     witnessing,
 )
 from cambium.cli.failures import INTERRUPTED, WRONG_CALL, CommandFailed, failure
@@ -65,6 +66,7 @@ def build() -> typer.Typer:
             app.command(rich_help_panel=panel)(command)
     app.add_typer(keys.app, rich_help_panel="Start")
     app.add_typer(policies.app, rich_help_panel="Start")
+    app.add_typer(tokens.app, rich_help_panel="Start")
     return app
 
 

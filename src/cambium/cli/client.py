@@ -43,6 +43,10 @@ class Client:
         """Returns the answer to a POST."""
         return self._read(self._send("POST", path, json=body))
 
+    def delete(self, path: str) -> dict[str, Any]:
+        """Returns the answer to a DELETE."""
+        return self._read(self._send("DELETE", path))
+
     def rows(self, path: str, field: str, **params: str | int) -> list[dict[str, Any]]:
         """Returns the list that the answer to a GET holds under `field`."""
         return rows_of(self.get(path, **params), field)
@@ -142,7 +146,7 @@ def _in_process(state: Path) -> Iterator[Client]:
     from cambium.serve.config import ServerConfig
 
     hide_loading_bars()
-    with _application(create_app(ServerConfig(state=state))) as client:
+    with _application(create_app(ServerConfig(state=state, in_process=True))) as client:
         yield client
 
 

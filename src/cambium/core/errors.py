@@ -122,6 +122,24 @@ class AdapterQuarantined(CambiumError):
     code = "adapter_quarantined"
 
 
+class Unauthenticated(CambiumError):
+    """No bearer token, or one that this server does not know."""
+
+    code = "unauthenticated"
+
+
+class RoleMissing(CambiumError):
+    """The token's roles do not include what the route asks for."""
+
+    code = "role_missing"
+
+
+class RateLimited(CambiumError):
+    """More requests than the token may send; `detail["retry_after_s"]` says when to go on."""
+
+    code = "rate_limited"
+
+
 class ConsentMissing(CambiumError):
     """Proposing needs examples that were given with consent."""
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cambium import __version__
 from cambium.core.errors import CambiumError, DataError, NotFound, NotUtf8, TooLarge
-from cambium.serve.api import adapters, governance, killing, review
+from cambium.serve.access import ANYBODY, caller_of
+from cambium.serve.answering import CallersView
+from cambium.serve.api import adapters, governance, killing, review, tokens
 from cambium.serve.api.openai import openai_error_response
 from cambium.serve.api.openai import router as openai_router
 from cambium.serve.api.problems import problem
@@ -32,17 +35,15 @@ def create_app(config: ServerConfig, *, opened: Runtime | None = None) -> FastAP
     Args:
         opened: a runtime that is open already; None opens one when the lifespan begins.
 
-    Raises:
-        ConfigError: it would listen beyond this machine.
     """
-    config.check()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with opened or Runtime(config) as runtime:
             app.state.runtime = runtime
-            app.include_router(openai_router(runtime))
-            for part in (adapters, review, governance, killing):
+            whole = CallersView(answering=runtime.answering, caller=ANYBODY)
+            app.include_router(openai_router(whole, view=partial(_as_seen, runtime)))
+            for part in (adapters, review, governance, killing, tokens):
                 app.include_router(part.router(runtime))
             yield
 
@@ -58,7 +59,7 @@ def create_app(config: ServerConfig, *, opened: Runtime | None = None) -> FastAP
 
 
 class RequestGuard:
-    """Gives each request an id and refuses bodies that are too large or not UTF-8.
+    """Gives each request an id and a caller; refuses bodies that are too large or not UTF-8.
 
     Every response says which revision was served and, unless a route says more, no adapter. Pure
     ASGI: the body is read once, here, because a bound that is checked after parsing is no bound.
@@ -83,10 +84,11 @@ class RequestGuard:
                 headers.setdefault("x-cambium-adapter", "none")
             await send(message)
 
-        body = await self._read(receive)
+        refusal = _not_admitted(scope)
+        body = await self._read(receive, keep=refusal is None)
         if body is None:
             return  # the caller went away before it had said everything
-        refusal = self._refusal(body) or _killed(scope)
+        refusal = refusal or self._refusal(body) or _killed(scope)
         if refusal is not None:
             await _answer_error(Request(scope), refusal)(scope, receive, send_with_id)
             return
@@ -97,7 +99,7 @@ class RequestGuard:
 
         await self._app(scope, replay, send_with_id)
 
-    async def _read(self, receive: Receive) -> bytes | None:
+    async def _read(self, receive: Receive, *, keep: bool) -> bytes | None:
         """Returns the body, or as much as shows that it is too large; None if it broke off.
 
         What is too large is read to its end but not kept, so that the caller, who is still
@@ -110,7 +112,7 @@ class RequestGuard:
             if message["type"] == "http.disconnect":
                 return None
             part = message.get("body", b"")
-            if size <= self._max:
+            if keep and size <= self._max:
                 parts.append(part)
             size += len(part)
             if not message.get("more_body", False):
@@ -125,6 +127,21 @@ class RequestGuard:
         except UnicodeDecodeError as error:
             return NotUtf8(f"the body is not UTF-8 at byte {error.start}", mend="send UTF-8 JSON")
         return None
+
+
+def _not_admitted(scope: Scope) -> CambiumError | None:
+    """Says why a request goes no further, or writes down who sent it."""
+    runtime: Runtime = scope["app"].state.runtime
+    try:
+        caller = runtime.access.admit(scope["method"], scope["path"], Headers(scope=scope))
+    except CambiumError as error:
+        return error
+    scope["state"]["caller"] = caller
+    return None
+
+
+def _as_seen(runtime: Runtime, request: Request) -> CallersView:
+    return CallersView(answering=runtime.answering, caller=caller_of(request))
 
 
 def _killed(scope: Scope) -> CambiumError | None:

@@ -38,11 +38,18 @@ class Bank:
         served = self.adapters.get(domain) if domain else None
         return (served.lora,) if served else ()
 
-    def pick(self, text: str, embed: Callable[[list[str]], np.ndarray]) -> Route:
-        """Returns the domain that the router gives `text` to."""
-        if not self.routers or not text.strip():
+    def pick(
+        self,
+        text: str,
+        embed: Callable[[list[str]], np.ndarray],
+        *,
+        among: Callable[[str], bool] = lambda _: True,
+    ) -> Route:
+        """Returns the domain that the router gives `text` to, of those that `among` allows."""
+        routers = {domain: index for domain, index in self.routers.items() if among(domain)}
+        if not routers or not text.strip():
             return Route(domain=None, leads={})
-        return route(embed([text])[0], self.routers, RouterConfig())
+        return route(embed([text])[0], routers, RouterConfig())
 
     def serving(self, domain: str) -> ServedAdapter:
         """Returns the adapter of `domain`.
@@ -53,7 +60,7 @@ class Bank:
         if domain not in self.adapters:
             raise DomainNotFound(
                 f"no stable adapter serves domain {domain[:80]!r}",
-                mend=f"use one of {sorted(self.adapters)} or leave the domain out",
+                mend="see GET /revisions, or leave the domain out",
             )
         return self.adapters[domain]
 

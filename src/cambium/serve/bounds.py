@@ -19,7 +19,7 @@ from cambium.learn.examples import Example
 from cambium.learn.lesson import LearnResult
 from cambium.learn.objectives import OBJECTIVES
 from cambium.models.lora import LoraConfig, delta_norms
-from cambium.trust.policy import LearningBudget
+from cambium.trust.policy import LearningBudget, Policy
 
 MAX_LR = 0.05
 MAX_ALPHA = 256
@@ -96,15 +96,26 @@ def _check_examples(examples: Sequence[Example], bounds: LearningBudget) -> None
                            f"{bounds.max_example_bytes}", mend="cut it into documents")  # fmt: skip
 
 
-def check_adapter(name: str, config: LoraConfig, *, ttl_s: int, bounds: LearningBudget) -> None:
-    """Refuses a name, a shape or a time to live that no ephemeral adapter may have.
+def check_name(name: str, *, taken: str) -> None:
+    """Refuses what cannot name an adapter.
+
+    Args:
+        taken: the encoder's name, which is a model's name too.
+
+    Raises:
+        DataError: other characters, or the name of something else.
+    """
+    if not ADAPTER_NAME.fullmatch(name) or name in {*RESERVED_NAMES, taken}:
+        raise DataError(f"{name[:80]!r} cannot name an adapter",
+                        mend="use other letters, digits, '.', '_', '-', at most 64")  # fmt: skip
+
+
+def check_adapter(config: LoraConfig, *, ttl_s: int, bounds: LearningBudget) -> None:
+    """Refuses a shape or a time to live that no ephemeral adapter may have.
 
     Raises:
         DataError: says which.
     """
-    if not ADAPTER_NAME.fullmatch(name) or name in RESERVED_NAMES:
-        raise DataError(f"{name[:80]!r} cannot name an adapter",
-                        mend="use letters, digits, '.', '_', '-', at most 64")  # fmt: skip
     numbers = (
         ("rank", config.r, bounds.max_rank, "use r 4 to 16"),
         ("lora_alpha", config.lora_alpha, MAX_ALPHA, "use twice the rank"),
@@ -144,20 +155,21 @@ def check_result(
             )
 
 
-def check_domain(domain: str, allowed: Sequence[str]) -> None:
-    """Refuses a domain that the policy does not list.
+def check_domain(domain: str, *, policy: Policy | None, tenant: str) -> None:
+    """Refuses a domain that the policy does not list, or gives to another tenant.
 
     Raises:
-        DomainNotFound: not listed, and the list has no `*`.
+        DomainNotFound: not listed, and the list has no `*`; or not this tenant's.
         DataError: not a name.
     """
     if not ADAPTER_NAME.fullmatch(domain):
         raise DataError(
             f"{domain[:80]!r} cannot name a domain", mend="use letters, digits, '.', '_', '-'"
         )
-    if "*" not in allowed and domain not in allowed:
+    if policy is not None and not policy.allows_domain(domain, tenant=tenant):
+        mine = [name for name in policy.domains if policy.may_use(name, tenant)]
         raise DomainNotFound(
-            f"the policy does not list domain {domain!r}", mend=f"use one of {list(allowed)}"
+            f"the policy does not list domain {domain!r} for {tenant!r}", mend=f"use one of {mine}"
         )
 
 

@@ -23,6 +23,8 @@ class ServerConfig:
         max_body_bytes: larger requests are refused unread.
         num_replay_anchors, num_retention_anchors: texts the parent writes for consolidation and
             for the retention gate; `anchor_tokens` long each.
+        in_process: requests come from this very process, whose user holds the state's files and
+            needs no token. Never with a socket.
         num_threads: that a pass runs on; None for torch's own choice.
     """
 
@@ -38,15 +40,16 @@ class ServerConfig:
     num_retention_anchors: int = 80
     anchor_tokens: int = 192
     num_threads: int | None = None
+    in_process: bool = False
 
-    def check(self) -> None:
-        """Refuses to listen beyond this machine, since there are no tokens to tell callers apart.
+    def check(self, *, has_tokens: bool) -> None:
+        """Refuses to listen beyond this machine without tokens to tell callers apart.
 
         Raises:
             ConfigError: `host` is not a loopback address.
         """
-        if self.host not in LOOPBACK:
+        if self.host not in LOOPBACK and not has_tokens:
             raise ConfigError(
-                f"host {self.host!r} is not a loopback address, and this server has no tokens",
-                mend="bind to 127.0.0.1",
+                f"host {self.host!r} is not a loopback address, and this state has no tokens",
+                mend="bind to 127.0.0.1, or make a token with `cambium token new --state DIR`",
             )

@@ -18,7 +18,7 @@ from cambium.core.errors import (
     CambiumError,
     IllegalTransition,
 )
-from cambium.core.nouns import AdapterState
+from cambium.core.nouns import DEFAULT_TENANT, AdapterState, tenant_of
 from cambium.evals.alignment_pairs import AlignmentMonitor, parent_preferences
 from cambium.learn.examples import Window
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
@@ -43,7 +43,6 @@ from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.policy import LearningBudget
 
-TENANT = "default"
 # Whose preferences are remembered, so that a new adapter's first step does not wait for them.
 MAX_PARENTS = 256
 WARM_UP_TOKENS = 64
@@ -121,13 +120,16 @@ class EphemeralAdapters:
     ) -> AdapterRecord:
         """Makes a fresh adapter on top of the current revision's adapter for its domain.
 
+        Args:
+            name: as the state knows it, with its tenant; the caller has checked both.
+
         Raises:
-            DataError: a bad name, or a rank or time to live outside the policy's bounds.
+            DataError: a rank or time to live outside the policy's bounds.
             ModelError: a target module that the base does not have.
             IllegalTransition: the name is taken, or was.
             BudgetExceeded: as many live adapters as the policy allows.
         """
-        check_adapter(name, config, ttl_s=ttl_s, bounds=self.bounds)
+        check_adapter(config, ttl_s=ttl_s, bounds=self.bounds)
         sites = self.base.targets(config)
         lora = fresh_lora(config, sites, seed=fresh_seed(name))
         bank = self._around.bank
@@ -136,7 +138,7 @@ class EphemeralAdapters:
             name=name,
             digest="",
             state=AdapterState.EPHEMERAL,
-            tenant=TENANT,
+            tenant=tenant_of(name),
             domain=domain,
             scope=scope,
             config_json="",
@@ -316,7 +318,9 @@ class EphemeralAdapters:
         if tx.find_adapter(name) is not None:
             raise IllegalTransition(f"an adapter named {name!r} exists", mend="choose another name")
         live = [
-            a for a in map(self._as_of_now, tx.list_adapters()) if a.state is AdapterState.EPHEMERAL
+            a
+            for a in map(self._as_of_now, tx.list_adapters(tenant=tenant_of(name)))
+            if a.state is AdapterState.EPHEMERAL
         ]
         if len(live) >= self.bounds.max_live_adapters:
             raise BudgetExceeded(
@@ -372,7 +376,7 @@ class EphemeralAdapters:
                 config=LearnConfig(steps=1),
                 monitor=self._monitor(self._around.bank.revision.number, None, ()),
             )
-            self._queue.learn(lesson, tenant=TENANT)
+            self._queue.learn(lesson, tenant=DEFAULT_TENANT)
         except CambiumError as error:
             _log.info("no warm-up: %s", error)
 

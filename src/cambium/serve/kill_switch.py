@@ -111,8 +111,8 @@ class KillSwitch:
         """Returns whether a request may go on: reading may, answering only where policy says so."""
         if self._killed is None or path in _ALWAYS:
             return True
-        if path.startswith("/keys/"):
-            return True  # a stolen key goes before the others revive
+        if path.startswith(("/keys/", "/tokens")):
+            return True  # what is stolen goes before the others revive
         if path.startswith("/v1/"):
             return self.serves_base and path != "/v1/embeddings"
         return method == "GET"

@@ -17,7 +17,6 @@ def run(config: ServerConfig) -> None:
     Raises:
         CambiumError: the server cannot start.
     """
-    config.check()
     # Opened before uvicorn, which would bury an error of the start in a traceback.
     runtime = Runtime(config)
     for line in describe(runtime):

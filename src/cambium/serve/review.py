@@ -9,7 +9,7 @@ from typing import Any
 
 from cambium.core.canonical import digest_json
 from cambium.core.errors import ConsentMissing, DataError, IllegalTransition, KeyUnknown
-from cambium.core.nouns import Action, ProposalState, Signature
+from cambium.core.nouns import Action, ProposalState, Signature, tenant_of
 from cambium.learn.examples import is_held_for_gates
 from cambium.lifecycle.blockers import Situation, blockers
 from cambium.lifecycle.proposal import Approved, Proposal, Rejected, advance
@@ -60,7 +60,7 @@ class Review:
             AttestationRefused: nothing is filed.
         """
         policy = self.proposals.need_policy()
-        check_domain(domain, policy.domains)
+        check_domain(domain, policy=policy, tenant=tenant_of(adapter))
         live = self._adapters.get_live(adapter)
         record = live.record
         if record.domain not in (None, domain):

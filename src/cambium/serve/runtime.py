@@ -9,30 +9,23 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-from cambium.core.errors import (
-    AdapterNotFound,
-    DataError,
-    ModelNotFound,
-    NotFound,
-)
-from cambium.core.nouns import AdapterState, parse_model_name
+from cambium.core.errors import DataError
 from cambium.lifecycle.kill import Killed
 from cambium.models.base import BaseModel, load_base
 from cambium.models.compute_thread import ComputeThread
 from cambium.models.encoder import SentenceEncoder
 from cambium.models.engine import Engine, EngineConfig
-from cambium.models.lora import Lora, delta_norms, from_bytes
 from cambium.models.process import prepare_process
 from cambium.models.training_model import TrainingModel
-from cambium.serve.api.openai.errors import learning_refused
-from cambium.serve.api.openai.runtime import Answerer, ModelEntry, TraceDraft
-from cambium.serve.bank import Bank, stored_bytes
+from cambium.serve.access import Access
+from cambium.serve.answering import Answering
+from cambium.serve.bank import Bank
 from cambium.serve.bootstrap import Identity, policy_in_force, server_identity
 from cambium.serve.bounds import BARE_BUDGET
 from cambium.serve.checking import Checker
 from cambium.serve.config import ServerConfig
 from cambium.serve.consolidation import Consolidator
-from cambium.serve.ephemeral import TENANT, EphemeralAdapters
+from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.janitor import Janitor
 from cambium.serve.jobs import JobRunner
 from cambium.serve.kill_switch import KillSwitch
@@ -44,14 +37,11 @@ from cambium.serve.publish import Published, open_bank
 from cambium.serve.rehearsing import Rehearsing
 from cambium.serve.releases import Releases
 from cambium.serve.review import Review
-from cambium.serve.store.records import TraceRow
 from cambium.serve.store.state import State
+from cambium.serve.tokens import Tokens
 from cambium.serve.traces import TraceLane
 from cambium.serve.traffic import TrafficLearner
 from cambium.trust.policy import Policy
-
-MAX_CACHED_VERSIONS = 64
-MAX_OUTCOMES = 4096
 
 
 class Runtime:
@@ -80,6 +70,8 @@ class Runtime:
         self.identity: Identity = server_identity(config.state, self.state)
         self.policy: Policy | None = policy_in_force(config, self.state)
         check_log(self.state, self.identity.key.public_key)
+        self.tokens = self._open_tokens(config)
+        self.access = Access(None if config.in_process else self.tokens, now_s=time.monotonic)
         self.kill = self._open_kill_switch()
         self.base = self._open_base(config)
         self.training = TrainingModel(self.base)
@@ -101,10 +93,8 @@ class Runtime:
             self.adapters, self, budget=self.policy.traffic if self.policy else None
         )
         self._opened.callback(self.traffic.close)
-        self._outcomes: dict[str, dict[str, object]] = {}
-        self._versions: dict[str, Lora] = {}
-        self._norms: dict[str, float] = {}
         self.metrics = self._open_metrics()
+        self.answering = Answering(self)
         self.kill.listen(self._on_kill)
         if not self.kill.killed:
             self.review.resume()
@@ -143,6 +133,11 @@ class Runtime:
         self.releases = Releases(
             self.proposals, published=self.published, review=self.review, lock=deciding
         )
+
+    def _open_tokens(self, config: ServerConfig) -> Tokens:
+        tokens = Tokens(self.state, now_ms=self.now_ms)
+        config.check(has_tokens=tokens.demanded)
+        return tokens
 
     def _open_kill_switch(self) -> KillSwitch:
         switch = KillSwitch(
@@ -224,10 +219,6 @@ class Runtime:
         """
         self.kill.check()
 
-    def allowed_domains(self) -> tuple[str, ...]:
-        """Returns the domains that the policy lists; without a policy, any name."""
-        return self.policy.domains if self.policy else ("*",)
-
     def check_scope(self, scope: str) -> None:
         """Refuses a safety scope that the policy does not define.
 
@@ -240,65 +231,9 @@ class Runtime:
                 f"the policy defines no scope {scope[:80]!r}", mend=f"use one of {list(scopes)}"
             )
 
-    def models(self) -> list[ModelEntry]:
-        """Returns every name that `resolve` knows."""
-        entries = [ModelEntry(id=name, created=self.started_at, owned_by=self.base.name)
-                   for name in ("base", "stable")]  # fmt: skip
-        for record in self.adapters.list():
-            if record.state is AdapterState.EPHEMERAL:
-                entries.append(ModelEntry(id=record.name, created=record.created_at // 1000,
-                                          owned_by=f"cambium:{record.state}"))  # fmt: skip
-        return entries
-
-    def resolve(self, model: str, *, domain: str | None, text: str) -> Answerer:
-        """Returns what answers to `model`: base, stable, or an adapter by name or by digest.
-
-        Raises:
-            ModelNotFound, DomainNotFound: nothing answers to it; never the base instead.
-            AdapterExpired, AdapterQuarantined: it did once.
-            SystemKilled: nothing answers, or only the bare base.
-        """
-        bank = self.bank
-        if model != "base" or not self.kill.serves_base:
-            self.kill.check()
-        if model == "base":
-            return Answerer(model=model, adapter="base", adapters=(), revision=bank.revision.number)
-        if model == "stable":
-            return self._stable(bank, domain, text)
-        try:
-            name, digest = parse_model_name(model)
-            return self._adapter(model, name, digest, bank)
-        except (AdapterNotFound, DataError) as error:
-            raise ModelNotFound(
-                f"the model {model[:100]!r} does not exist", mend="see GET /v1/models"
-            ) from error
-
-    def offer(self, answerer: Answerer, text: str, request_id: str) -> None:
-        """Takes what a request wants to teach the ephemeral adapter that answers it.
-
-        Raises:
-            DataError: code `learn_unavailable`: the policy forbids it, or no live adapter answers.
-        """
-        name = answerer.adapter.partition("@")[0]
-        live = answerer.adapter == f"{name}@{self.adapters.current_digest(name)}"
-        if not self.traffic.allows(TENANT):
-            raise learning_refused("the policy lets no request teach", mend="leave learn out")
-        if not live:
-            raise learning_refused(
-                f"{answerer.adapter[:100]} is no ephemeral adapter, and nothing else may learn",
-                mend="ask one for the answer, see POST /adapters/ephemeral",
-            )
-        # Said first: the learner may be done before this thread goes on.
-        self.tell(request_id, {"state": "offered"})
-        if not self.traffic.offer(name, text, request_id):
-            self.tell(request_id, {"state": "dropped"})
-
     def tell(self, request_id: str, outcome: dict[str, object]) -> None:
-        """Adds to a request's trace what came of its offer, now or when it is written."""
-        while len(self._outcomes) >= MAX_OUTCOMES:
-            self._outcomes.pop(next(iter(self._outcomes)), None)
-        self._outcomes[request_id] = outcome
-        self.traces.amend(request_id, learning=outcome)
+        """Adds to a request's trace what came of its offer."""
+        self.answering.tell(request_id, outcome)
 
     def novelty(self, text: str) -> float:
         """Returns the cosine distance of a text to all that the bank was trained on, 0 to 2."""
@@ -311,39 +246,6 @@ class Runtime:
     def propose(self, adapter: str, domain: str) -> str:
         """Files a proposal; returns its id."""
         return self.review.propose(adapter, domain).proposal.id
-
-    def record(self, trace: TraceDraft) -> None:
-        """Keeps one request's trace; see `traces` for when it is durable."""
-        answerer = trace.answerer
-        detail = dict(answerer.detail)
-        record: dict[str, Any] = {
-            "request_id": trace.request_id,
-            "endpoint": trace.endpoint,
-            "model": answerer.model,
-            "revision": answerer.revision,
-            "adapters": detail.pop("adapters", []),
-            "retrieved": [],
-            "safety_scores": None,
-            "tripwire_hits": [],
-            "attestation": self.identity.attestation_label,
-            "learning": self._outcomes.get(trace.request_id, {"state": "not asked"}),
-            "route": detail,
-            "usage": {
-                "prompt_tokens": trace.prompt_tokens,
-                "completion_tokens": trace.completion_tokens,
-            },
-            "finish_reasons": list(trace.finish_reasons),
-            "timings_ms": {
-                "queued": round(trace.queued_ms, 3),
-                "first_token": None
-                if trace.first_token_ms is None
-                else round(trace.first_token_ms, 3),
-                "total": round(trace.total_ms, 3),
-            },
-            "params": trace.params,
-        }
-        self.metrics.observe(trace)
-        self.traces.record(TraceRow(request_id=trace.request_id, at=self.now_ms(), record=record))
 
     def state_version(self) -> int:
         """Returns the state version that signatures must be made for."""
@@ -374,58 +276,3 @@ class Runtime:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _stable(self, bank: Bank, domain: str | None, text: str) -> Answerer:
-        detail: dict[str, object] = {"domain": domain, "by": "request"}
-        if domain is None:
-            picked = bank.pick(text, self.encoder.embed)
-            domain = picked.domain
-            detail = {"domain": domain, "by": "router",
-                      "leads": {d: round(v, 4) for d, v in picked.leads.items()}}  # fmt: skip
-        if domain is None:
-            return Answerer(model="stable", adapter="base", adapters=(),
-                            revision=bank.revision.number, detail=detail)  # fmt: skip
-        served = bank.serving(domain)
-        detail["adapters"] = [self._described(str(served.ref), served.lora)]
-        return Answerer(model="stable", adapter=str(served.ref), adapters=(served.lora,),
-                        revision=bank.revision.number, detail=detail)  # fmt: skip
-
-    def _adapter(self, model: str, name: str, digest: str | None, bank: Bank) -> Answerer:
-        number = bank.revision.number
-        if digest is not None and digest != self.adapters.current_digest(name):
-            ref, lora = f"{name}@{digest}", self._version(name, digest)
-            return Answerer(model=model, adapter=ref, adapters=(lora,), revision=number,
-                            detail={"adapters": [self._described(ref, lora)]})  # fmt: skip
-        live = self.adapters.get_live(name)
-        return Answerer(
-            model=model,
-            adapter=f"{name}@{live.record.digest}",
-            adapters=(*live.parent, live.lora),
-            revision=number,
-            detail={
-                "parent_revision": live.record.parent_revision,
-                "adapters": [self._described(f"{name}@{live.record.digest}", live.lora)],
-            },
-        )
-
-    def _version(self, name: str, digest: str) -> Lora:
-        key = f"{name}@{digest}"
-        if key not in self._versions:
-            try:
-                with self.state.read() as tx:
-                    row = tx.get_version(name, digest)
-            except NotFound as error:
-                raise ModelNotFound(
-                    f"no version {digest} of {name!r}", mend="see GET /adapters"
-                ) from error
-            while len(self._versions) >= MAX_CACHED_VERSIONS:
-                self._versions.pop(next(iter(self._versions)))
-            self._versions[key] = from_bytes(stored_bytes(self.state, row), self.base.sites)
-        return self._versions[key]
-
-    def _described(self, ref: str, lora: Lora) -> dict[str, object]:
-        if ref not in self._norms:
-            if len(self._norms) >= 4 * MAX_CACHED_VERSIONS:
-                self._norms.clear()
-            self._norms[ref] = sum(n * n for n in delta_norms(lora).values()) ** 0.5
-        return {"adapter": ref, "delta_norm": round(self._norms[ref], 5)}

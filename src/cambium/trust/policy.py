@@ -223,8 +223,11 @@ class Policy:
 
     def allows_domain(self, domain: str, *, tenant: str) -> bool:
         """Returns whether a tenant may propose for `domain`: listed, and shared or its own."""
-        listed = "*" in self.domains or domain in self.domains
-        return listed and dict(self.owners).get(domain, tenant) == tenant
+        return ("*" in self.domains or domain in self.domains) and self.may_use(domain, tenant)
+
+    def may_use(self, domain: str, tenant: str) -> bool:
+        """Returns whether a domain is shared or the tenant's own."""
+        return dict(self.owners).get(domain, tenant) == tenant
 
 
 @dataclass(frozen=True, kw_only=True)

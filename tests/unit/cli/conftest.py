@@ -48,7 +48,9 @@ class Stage:
 
 
 def application(stage: Stage, **more: Any) -> Starlette:
-    return Starlette(routes=[Route("/{path:path}", stage.answer, methods=["GET", "POST"])], **more)
+    return Starlette(
+        routes=[Route("/{path:path}", stage.answer, methods=["GET", "POST", "DELETE"])], **more
+    )
 
 
 @pytest.fixture

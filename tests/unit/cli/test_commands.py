@@ -42,6 +42,9 @@ FROZEN = {
     "key list": ["--json", "--state"],
     "key drill": ["--json", "--out"],
     "key revoke": ["--json", "--key", "--reason", "--state", "KEY_ID"],
+    "token list": ["--json", "--state"],
+    "token new": ["--days", "--json", "--rate", "--role", "--state", "--tenant", "NAME"],
+    "token revoke": ["--json", "--state", "TOKEN_ID"],
     "policy show": ["--json", "--state"],
     "policy sign": ["--key", "FILE"],
 }  # fmt: skip

@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from tests.serving import People
+from tests.serving import People, Rules
 
 from cambium.core.errors import BudgetExceeded, DataError, DomainNotFound
 from cambium.core.evidence import StepCheck
 from cambium.learn.lesson import LearnResult
 from cambium.models.lora import Lora, LoraConfig
 from cambium.serve.bootstrap import render_policy
-from cambium.serve.bounds import BARE_BUDGET, check_domain, check_result
-from cambium.trust.policy import parse_policy
+from cambium.serve.bounds import BARE_BUDGET, check_domain, check_name, check_result
+from cambium.trust.policy import Policy, parse_policy
 from cambium.trust.quorum import Approver
 
 NORMS = {"layer": 1.0}
@@ -60,10 +61,30 @@ def test_a_bare_state_learns_by_the_development_policys_numbers() -> None:
     assert parse_policy(render_policy(approvers=people)).learning == BARE_BUDGET
 
 
+def policy(**rules: Any) -> Policy:
+    people = People()
+    return parse_policy(Rules(**rules).toml(people.approvers, people.operator))
+
+
 def test_domains_are_listed_or_any_name() -> None:
-    check_domain("law", ["*"])
-    check_domain("law", ["law", "code"])
+    for found in (None, policy(), policy(domains=("law", "code"))):
+        check_domain("law", policy=found, tenant="acme")
+        with pytest.raises(DataError):
+            check_domain("../law", policy=found, tenant="acme")
     with pytest.raises(DomainNotFound):
-        check_domain("medicine", ["law"])
+        check_domain("medicine", policy=policy(domains=("law",)), tenant="acme")
+
+
+def test_a_domain_with_an_owner_is_not_there_for_others() -> None:
+    owned = policy(owners=(("law", "acme"),))
+    check_domain("law", policy=owned, tenant="acme")
+    check_domain("code", policy=owned, tenant="globex")
+    with pytest.raises(DomainNotFound, match="for 'globex'"):
+        check_domain("law", policy=owned, tenant="globex")
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "../a", "a" * 65, "base", "stable", "encoder"])
+def test_what_cannot_name_an_adapter_is_refused(name: str) -> None:
+    check_name("support", taken="encoder")
     with pytest.raises(DataError):
-        check_domain("../law", ["*"])
+        check_name(name, taken="encoder")

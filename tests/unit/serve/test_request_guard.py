@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from cambium.core.errors import CambiumError, Unauthenticated
+from cambium.serve.access import ANYBODY, Caller
 from cambium.serve.app import RequestGuard
 
 
@@ -20,6 +23,13 @@ class Behind:
         self.runtime = self
         self.revision = 7
         self.kill = self
+        self.access = self
+        self.refusal: CambiumError | None = None
+
+    def admit(self, method: str, path: str, headers: Mapping[str, str]) -> Caller:
+        if self.refusal is not None:
+            raise self.refusal
+        return ANYBODY
 
     def allows(self, method: str, path: str) -> bool:
         return True
@@ -30,8 +40,11 @@ class Behind:
         await send({"type": "http.response.body", "body": b""})
 
 
-def call(messages: list[Message], *, limit: int = 10) -> tuple[Behind, list[Any]]:
+def call(
+    messages: list[Message], *, limit: int = 10, refusal: CambiumError | None = None
+) -> tuple[Behind, list[Any]]:
     behind, sent = Behind(), []
+    behind.refusal = refusal
     guard = RequestGuard(behind, max_body_bytes=limit)
     coming = iter(messages)
 
@@ -45,6 +58,13 @@ def call(messages: list[Message], *, limit: int = 10) -> tuple[Behind, list[Any]
              "query_string": b"", "server": ("127.0.0.1", 1), "scheme": "http"}  # fmt: skip
     asyncio.run(guard(scope, receive, send))
     return behind, sent
+
+
+def test_a_caller_who_is_not_admitted_gets_no_further() -> None:
+    behind, sent = call([part(b"{}")], refusal=Unauthenticated("who?", mend="say"))
+    assert behind.bodies == []
+    assert sent[0]["status"] == 401
+    assert (b"www-authenticate", b"Bearer") in sent[0]["headers"]
 
 
 def part(body: bytes, *, more: bool = False) -> Message:

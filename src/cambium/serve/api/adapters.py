@@ -9,12 +9,13 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from cambium.core.errors import AdapterNotFound, DataError
+from cambium.core.errors import AdapterNotFound
 from cambium.core.nouns import AdapterState, parse_model_name
 from cambium.learn.examples import parse_example
 from cambium.models.lora import ALL_LINEAR, LoraConfig
+from cambium.serve.access import Asking, Caller
 from cambium.serve.api.bodies import Body
-from cambium.serve.bounds import LearnCall, check_domain
+from cambium.serve.bounds import LearnCall, check_domain, check_name
 from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.replaying import replay_adapter, replay_candidate
 from cambium.serve.runtime import Runtime
@@ -60,49 +61,51 @@ def router(runtime: Runtime) -> APIRouter:
     adapters = runtime.adapters
 
     @routes.post("/adapters/ephemeral", status_code=201)
-    async def create(body: CreateBody) -> dict[str, Any]:
-        record = await asyncio.to_thread(_create, runtime, body)
+    async def create(body: CreateBody, caller: Asking) -> dict[str, Any]:
+        record = await asyncio.to_thread(_create, runtime, body, caller)
         return {
-            "adapter_id": record.name,
+            "adapter_id": body.task_id,
             "digest": record.digest,
             "state": record.state,
             "expires_at": (record.expires_at or 0) // 1000,
         }
 
     @routes.post("/learn/step")
-    async def learn_step(body: LearnBody) -> dict[str, Any]:
+    async def learn_step(body: LearnBody, caller: Asking) -> dict[str, Any]:
         # Not among the threads of the other calls, which would wait until lessons are over.
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(runtime.lesson_threads, _learn, adapters, body)
+        return await loop.run_in_executor(runtime.lesson_threads, _learn, adapters, body, caller)
 
     @routes.post("/adapters/{name}/replay")
-    async def replay_learning(name: str) -> dict[str, Any]:
-        return await asyncio.to_thread(_replay, runtime, name)
+    async def replay_learning(name: str, caller: Asking) -> dict[str, Any]:
+        return await asyncio.to_thread(_replay, runtime, name, caller)
 
     @routes.get("/adapters")
-    async def list_adapters() -> dict[str, Any]:
-        return {"adapters": [adapter_view(a) for a in await asyncio.to_thread(adapters.list)]}
+    async def list_adapters(caller: Asking) -> dict[str, Any]:
+        records = await asyncio.to_thread(adapters.list)
+        return {"adapters": [adapter_view(a, caller) for a in records if caller.sees(a.tenant)]}
 
     @routes.get("/adapters/{name}")
-    async def get_adapter(name: str) -> dict[str, Any]:
-        return await asyncio.to_thread(_get, runtime, name)
+    async def get_adapter(name: str, caller: Asking) -> dict[str, Any]:
+        return await asyncio.to_thread(_get, runtime, name, caller)
 
     @routes.delete("/adapters/{name}")
-    async def delete_adapter(name: str) -> dict[str, Any]:
-        return adapter_view(await asyncio.to_thread(adapters.delete, name))
+    async def delete_adapter(name: str, caller: Asking) -> dict[str, Any]:
+        return adapter_view(await asyncio.to_thread(adapters.delete, caller.own(name)), caller)
 
     @routes.delete("/adapters/{name}/examples")
-    async def withdraw(name: str, source: str | None = None) -> dict[str, Any]:
-        gone = await asyncio.to_thread(adapters.withdraw, name, source)
+    async def withdraw(name: str, caller: Asking, source: str | None = None) -> dict[str, Any]:
+        gone = await asyncio.to_thread(adapters.withdraw, caller.own(name), source)
         return {"adapter_id": name, "forgotten": gone}
 
     return routes
 
 
-def adapter_view(record: AdapterRecord) -> dict[str, Any]:
+def adapter_view(record: AdapterRecord, caller: Caller) -> dict[str, Any]:
     """Returns an adapter as the API shows it."""
     return {
-        "adapter_id": record.name,
+        "adapter_id": caller.label(record.name),
+        "tenant": record.tenant,
         "digest": record.digest,
         "state": record.state,
         "domain": record.domain,
@@ -115,9 +118,10 @@ def adapter_view(record: AdapterRecord) -> dict[str, Any]:
     }
 
 
-def _get(runtime: Runtime, model: str) -> dict[str, Any]:
+def _get(runtime: Runtime, model: str, caller: Caller) -> dict[str, Any]:
     """Returns an adapter as it now stands, or as its frozen version `name@digest`."""
-    name, _, digest = model.partition("@")
+    asked, _, digest = model.partition("@")
+    name = caller.own(asked)
     record = runtime.adapters.get(name)
     with runtime.state.read() as tx:
         versions = tx.list_versions(name)
@@ -133,7 +137,7 @@ def _get(runtime: Runtime, model: str) -> dict[str, Any]:
         for version in versions
     ]
     view = {
-        **adapter_view(record),
+        **adapter_view(record, caller),
         "versions": listed,
         "traffic": runtime.traffic.progress(name),
         "replay": runtime.adapters.replay_view(name),
@@ -146,8 +150,9 @@ def _get(runtime: Runtime, model: str) -> dict[str, Any]:
     return {**view, **found, "expires_at": None}
 
 
-def _replay(runtime: Runtime, model: str) -> dict[str, Any]:
-    name, digest = parse_model_name(model)
+def _replay(runtime: Runtime, model: str, caller: Caller) -> dict[str, Any]:
+    _, digest = parse_model_name(model.rpartition(":")[2] if caller.sees_all else model)
+    name = caller.own(model.partition("@")[0])
     if digest is None or digest == runtime.adapters.current_digest(name):
         calls = replay_adapter(runtime.adapters, runtime.state, name)
     else:
@@ -160,12 +165,11 @@ def _replay(runtime: Runtime, model: str) -> dict[str, Any]:
     }
 
 
-def _create(runtime: Runtime, body: CreateBody) -> AdapterRecord:
+def _create(runtime: Runtime, body: CreateBody, caller: Caller) -> AdapterRecord:
     runtime.check_scope(body.safety_scope)
-    if body.task_id == runtime.encoder.name:
-        raise DataError(f"{body.task_id!r} names the encoder", mend="choose another name")
+    check_name(body.task_id, taken=runtime.encoder.name)
     if body.domain is not None:
-        check_domain(body.domain, runtime.allowed_domains())
+        check_domain(body.domain, policy=runtime.policy, tenant=caller.tenant)
     targets = body.lora_cfg.target_modules
     config = LoraConfig(
         r=body.lora_cfg.r,
@@ -175,11 +179,15 @@ def _create(runtime: Runtime, body: CreateBody) -> AdapterRecord:
         target_modules=(targets,) if isinstance(targets, str) else tuple(sorted(set(targets))),
     )
     return runtime.adapters.create(
-        body.task_id, config, scope=body.safety_scope, ttl_s=body.ttl_s, domain=body.domain
+        caller.own(body.task_id),
+        config,
+        scope=body.safety_scope,
+        ttl_s=body.ttl_s,
+        domain=body.domain,
     )
 
 
-def _learn(adapters: EphemeralAdapters, body: LearnBody) -> dict[str, Any]:
+def _learn(adapters: EphemeralAdapters, body: LearnBody, caller: Caller) -> dict[str, Any]:
     consent = "given" if body.consent is True else (body.consent or None)
     call = LearnCall(
         examples=[parse_example(e) for e in body.examples],
@@ -190,9 +198,9 @@ def _learn(adapters: EphemeralAdapters, body: LearnBody) -> dict[str, Any]:
         source=body.source,
         replay_keys=body.replay_keys or (),
     )
-    before, after, result = adapters.learn(body.adapter_id, call)
+    before, after, result = adapters.learn(caller.own(body.adapter_id), call)
     return {
-        "adapter_id": after.name,
+        "adapter_id": body.adapter_id,
         "digest_before": before.digest,
         "digest_after": after.digest,
         "loss_before": result.loss_before,

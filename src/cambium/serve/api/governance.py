@@ -9,7 +9,9 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from cambium.core.errors import DataError
+from cambium.core.errors import DataError, TraceNotFound
+from cambium.core.nouns import DEFAULT_TENANT
+from cambium.serve.access import Asking
 from cambium.serve.api.bodies import Body
 from cambium.serve.api.review import SignatureBody
 from cambium.serve.log_head import prove_entry, prove_growth
@@ -86,8 +88,13 @@ def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
 
 def _add_watching(routes: APIRouter, runtime: Runtime) -> None:
     @routes.get("/traces/{request_id}")
-    async def trace(request_id: str) -> dict[str, Any]:
+    async def trace(request_id: str, caller: Asking) -> dict[str, Any]:
         row = await asyncio.to_thread(runtime.traces.get, request_id)
+        if not caller.sees(str(row.record.get("tenant", DEFAULT_TENANT))):
+            raise TraceNotFound(
+                f"no answered request has the id {request_id!r:.100}",
+                mend="use the x-cambium-request-id of an answer",
+            )
         return {"at": row.at, **row.record}
 
     @routes.get("/healthz")

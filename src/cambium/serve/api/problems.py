@@ -7,7 +7,7 @@ from http import HTTPStatus
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
-from cambium.core.errors import CambiumError
+from cambium.core.errors import CambiumError, Unauthenticated
 
 STATUS: dict[str, int] = {
     "internal": 500,
@@ -26,6 +26,9 @@ STATUS: dict[str, int] = {
     "model_unusable": 400,
     "adapter_expired": 410,
     "adapter_quarantined": 409,
+    "unauthenticated": 401,
+    "role_missing": 403,
+    "rate_limited": 429,
     "consent_missing": 409,
     "budget_exceeded": 409,
     "illegal_transition": 409,
@@ -67,4 +70,14 @@ def problem(error: CambiumError, request: Request, *, status: int | None = None)
         "instance": request.url.path,
     }
     body |= {k: v for k, v in error.detail.items() if k not in body}
-    return JSONResponse(body, status_code=status, media_type="application/problem+json")
+    return JSONResponse(
+        body, status_code=status, headers=headers_of(error), media_type="application/problem+json"
+    )
+
+
+def headers_of(error: CambiumError) -> dict[str, str]:
+    """Returns what HTTP itself wants said of an error (RFC 9110, sections 10.2.3 and 11.6.1)."""
+    if error.code == Unauthenticated.code:
+        return {"www-authenticate": "Bearer"}
+    wait_s = error.detail.get("retry_after_s")
+    return {} if wait_s is None else {"retry-after": str(wait_s)}

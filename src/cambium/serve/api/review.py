@@ -8,9 +8,13 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from cambium.core.errors import DataError
+from cambium.core.errors import DataError, ProposalNotFound
+from cambium.core.nouns import tenant_of
+from cambium.serve.access import Asking, Caller
 from cambium.serve.api.bodies import Body
 from cambium.serve.diff import diff_of
+from cambium.serve.proposal_records import Filed
+from cambium.serve.proposals import Proposals
 from cambium.serve.runtime import Runtime
 from cambium.trust.acts import signature_from_json
 
@@ -70,39 +74,43 @@ def _add_proposing(routes: APIRouter, runtime: Runtime) -> None:
     review, proposals = runtime.review, runtime.proposals
 
     @routes.post("/adapters/propose_consolidation", status_code=202)
-    async def propose(body: ProposeBody) -> dict[str, Any]:
+    async def propose(body: ProposeBody, caller: Asking) -> dict[str, Any]:
         if body.eval_snapshot_ids:
             raise DataError("eval_snapshot_ids are not offered: gates draw their own fresh items",
                             mend="leave eval_snapshot_ids out")  # fmt: skip
-        filed = await asyncio.to_thread(review.propose, body.adapter_id, body.domain)
+        name = caller.own(body.adapter_id)
+        filed = await asyncio.to_thread(review.propose, name, body.domain)
         return {"proposal_id": filed.proposal.id, "state": filed.proposal.state}
 
     @routes.get("/proposals")
-    async def list_proposals() -> dict[str, Any]:
+    async def list_proposals(caller: Asking) -> dict[str, Any]:
         def views() -> list[dict[str, Any]]:
-            return [review.view(filed) for filed in proposals.all()]
+            return [review.view(filed) for filed in proposals.all() if _is_shown(filed, caller)]
 
         return {"proposals": await asyncio.to_thread(views)}
 
     @routes.get("/proposals/{proposal_id}")
-    async def get_proposal(proposal_id: str) -> dict[str, Any]:
-        return await asyncio.to_thread(lambda: review.view(proposals.get(proposal_id)))
+    async def get_proposal(proposal_id: str, caller: Asking) -> dict[str, Any]:
+        return await asyncio.to_thread(lambda: review.view(_shown(proposals, proposal_id, caller)))
 
     @routes.get("/proposals/{proposal_id}/diff")
-    async def get_diff(proposal_id: str) -> dict[str, Any]:
-        return await asyncio.to_thread(lambda: diff_of(proposals.get(proposal_id), runtime))
+    async def get_diff(proposal_id: str, caller: Asking) -> dict[str, Any]:
+        return await asyncio.to_thread(
+            lambda: diff_of(_shown(proposals, proposal_id, caller), runtime)
+        )
 
 
 def _add_judging(routes: APIRouter, runtime: Runtime) -> None:
     review = runtime.review
 
     @routes.post("/gates/align_review")
-    async def look_again(body: LookBody) -> dict[str, Any]:
+    async def look_again(body: LookBody, caller: Asking) -> dict[str, Any]:
         if body.evals or body.interp_report:
             raise DataError(
                 "a look measures the policy's gates; evals and reports cannot be sent in",
                 mend="send proposal_id alone",
             )
+        await asyncio.to_thread(_shown, runtime.proposals, body.proposal_id, caller)
         filed = await asyncio.to_thread(review.look_again, body.proposal_id)
         view = await asyncio.to_thread(review.view, filed)
         verdicts = {gate["verdict"] for gate in view["gates"]}
@@ -116,7 +124,8 @@ def _add_judging(routes: APIRouter, runtime: Runtime) -> None:
         return await asyncio.to_thread(review.view, filed)
 
     @routes.post("/proposals/{proposal_id}/reject")
-    async def reject(proposal_id: str, body: RejectBody) -> dict[str, Any]:
+    async def reject(proposal_id: str, body: RejectBody, caller: Asking) -> dict[str, Any]:
+        await asyncio.to_thread(_shown, runtime.proposals, proposal_id, caller)
         filed = await asyncio.to_thread(review.reject, proposal_id, body.reason)
         return await asyncio.to_thread(review.view, filed)
 
@@ -125,7 +134,8 @@ def _add_releasing(routes: APIRouter, runtime: Runtime) -> None:
     releases = runtime.releases
 
     @routes.post("/adapters/merge")
-    async def merge(body: ProposalBody) -> dict[str, Any]:
+    async def merge(body: ProposalBody, caller: Asking) -> dict[str, Any]:
+        await asyncio.to_thread(_shown, runtime.proposals, body.proposal_id, caller)
         return await asyncio.to_thread(releases.merge, body.proposal_id)
 
     @routes.get("/revisions")
@@ -140,3 +150,18 @@ def _add_releasing(routes: APIRouter, runtime: Runtime) -> None:
     async def rollback(body: RollbackBody) -> dict[str, Any]:
         signatures = [signature_from_json(s.model_dump()) for s in body.signatures]
         return await asyncio.to_thread(releases.rollback, body.to, signatures)
+
+
+def _is_shown(filed: Filed, caller: Caller) -> bool:
+    return caller.sees(tenant_of(filed.proposal.adapter_name))
+
+
+def _shown(proposals: Proposals, proposal_id: str, caller: Caller) -> Filed:
+    """Returns a proposal that its caller may see; another tenant's is not there."""
+    filed = proposals.get(proposal_id)
+    if not _is_shown(filed, caller):
+        # In the words for an id that nobody has.
+        raise ProposalNotFound(
+            f"no proposal has the id {proposal_id!r:.100}", mend="list the proposals"
+        )
+    return filed

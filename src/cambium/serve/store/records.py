@@ -171,6 +171,27 @@ class RevisionRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenRow:
+    """A bearer token's standing; the token itself is known to its holder alone.
+
+    Args:
+        hash: SHA-256 of the token, which is too random to be guessed from it.
+        requests_per_minute: what its holder may send, all of it at once after a quiet minute.
+        expires_at: None for a token without an end.
+    """
+
+    token_id: str
+    hash: str
+    name: str
+    tenant: str
+    roles: tuple[str, ...]
+    requests_per_minute: int
+    created_at: int
+    expires_at: int | None = None
+    revoked_at: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TraceRow:
     """What stood behind one answer."""
 

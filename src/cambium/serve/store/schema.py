@@ -55,6 +55,7 @@ class Table(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012  (SQLAlchemy reads it from the class)
         Object: CanonicalJson,
         tuple[float, ...]: CanonicalJson,
+        tuple[str, ...]: CanonicalJson,
         str: Text,
         float: Double,
         AdapterState: Enum(
@@ -95,6 +96,21 @@ class Key(Table):
     role: Mapped[str]
     public: Mapped[str] = mapped_column(unique=True)
     enrolled_at: Mapped[int]
+    revoked_at: Mapped[int | None]
+
+
+class Token(Table):
+    """Bearer tokens, of which only the hash is kept; rows stay after revocation."""
+
+    __tablename__ = "tokens"
+    token_id: Mapped[str] = mapped_column(primary_key=True)
+    hash: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
+    tenant: Mapped[str]
+    roles: Mapped[tuple[str, ...]]
+    requests_per_minute: Mapped[int]
+    created_at: Mapped[int]
+    expires_at: Mapped[int | None]
     revoked_at: Mapped[int | None]
 
 

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from cambium.core.errors import CambiumError, DataError
-from cambium.serve.api.problems import STATUS
+from cambium.serve.api.problems import STATUS, headers_of
 
 
 def refusal(
@@ -31,6 +31,7 @@ def openai_error_response(
         message = error.one_line()
         param = error.detail.get("param")
         code = str(error.detail.get("code") or error.code)
+        headers = {**headers_of(error), **(headers or {})}
     elif isinstance(error, HTTPException):
         status, message = error.status_code, str(error.detail)
         code = {404: "not_found", 405: "method_not_allowed"}.get(status, "http_error")

@@ -31,8 +31,13 @@ NO_ADAPTER = "none"  # what x-cambium-adapter says when no language model answer
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def router(runtime: OpenAIRuntime) -> APIRouter:
+def router(
+    runtime: OpenAIRuntime, *, view: Callable[[Request], OpenAIRuntime] | None = None
+) -> APIRouter:
     """Returns OpenAI's endpoints over `runtime`.
+
+    Args:
+        view: the runtime as whoever sent a request may see it; None shows everybody the whole.
 
     Every response, errors included, carries `x-cambium-request-id` (`request.state.request_id`
     where a middleware has set it), `x-cambium-revision` and `x-cambium-adapter`.
@@ -40,7 +45,7 @@ def router(runtime: OpenAIRuntime) -> APIRouter:
     Raises:
         ModelError: the base's tokenizer cannot be streamed.
     """
-    endpoints = _Endpoints(runtime)
+    endpoints = _Endpoints(runtime, view=view or (lambda _: runtime))
     api = APIRouter(prefix="/v1", tags=["openai"])
     for path, method, endpoint in (
         ("/models", "GET", endpoints.models),
@@ -55,17 +60,18 @@ def router(runtime: OpenAIRuntime) -> APIRouter:
 
 
 class _Endpoints:
-    def __init__(self, runtime: OpenAIRuntime) -> None:
+    def __init__(self, runtime: OpenAIRuntime, *, view: Callable[[Request], OpenAIRuntime]) -> None:
         self._runtime = runtime
+        self._view = view
         self._texts = TokenTexts(runtime.base.tokenizer)
 
     async def models(self, request: Request) -> Response:
-        data = [_listed(entry) for entry in self._entries()]
+        data = [_listed(entry) for entry in self._entries(request)]
         return JSONResponse({"object": "list", "data": data}, headers=self._plain(request))
 
     async def model(self, request: Request) -> Response:
         wanted = str(request.path_params["model_id"])
-        for entry in self._entries():
+        for entry in self._entries(request):
             if entry.id == wanted:
                 return JSONResponse(_listed(entry), headers=self._plain(request))
         raise ModelNotFound(f"no model {wanted[:80]!r}", mend="see GET /v1/models")
@@ -73,13 +79,14 @@ class _Endpoints:
     async def chat(self, request: Request) -> Response:
         arrival = _arrival(request)
         body = parse(ChatBody, await read_json(request))
-        plan = await run_in_threadpool(plan_chat, self._runtime, self._texts, body)
+        plan = await run_in_threadpool(plan_chat, self._view(request), self._texts, body)
         return await self._answer(request, plan, arrival)
 
     async def completions(self, request: Request) -> Response:
         arrival = _arrival(request)
         body = parse(CompletionBody, await read_json(request))
-        plan = await run_in_threadpool(plan_completion, self._runtime, self._texts, body)
+        view = self._view(request)
+        plan = await run_in_threadpool(plan_completion, view, self._texts, body)
         return await self._answer(request, plan, arrival)
 
     async def embeddings(self, request: Request) -> Response:
@@ -89,7 +96,7 @@ class _Endpoints:
         revision = self._runtime.revision
         answerer = Answerer(model=body.model, adapter=NO_ADAPTER, adapters=(), revision=revision)
         took_ms = (time.perf_counter() - arrival.at) * 1000
-        self._runtime.record(
+        self._view(request).record(
             TraceDraft(
                 request_id=arrival.request_id,
                 endpoint="embeddings",
@@ -106,15 +113,16 @@ class _Endpoints:
         return JSONResponse(answer, headers=_headers(request, revision, NO_ADAPTER))
 
     async def _answer(self, request: Request, plan: Plan, arrival: Arrival) -> Response:
+        view = self._view(request)
         if plan.lesson is not None:
-            self._runtime.offer(plan.answerer, plan.lesson, arrival.request_id)
+            view.offer(plan.answerer, plan.lesson, arrival.request_id)
         headers = _headers(request, plan.answerer.revision, plan.answerer.adapter)
-        reply = Reply(self._runtime, self._texts, plan, arrival)
+        reply = Reply(view, self._texts, plan, arrival)
         return await respond(request, reply, stream=plan.stream, headers=headers)
 
-    def _entries(self) -> list[ModelEntry]:
+    def _entries(self, request: Request) -> list[ModelEntry]:
         encoder = ModelEntry(id=self._runtime.encoder.name, created=0, owned_by="encoder")
-        return [*self._runtime.models(), encoder]
+        return [*self._view(request).models(), encoder]
 
     def _plain(self, request: Request) -> dict[str, str]:
         return _headers(request, self._runtime.revision, NO_ADAPTER)

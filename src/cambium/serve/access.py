@@ -1,0 +1,189 @@
+"""Who is asking, and what each role may ask for: one table, held against the routes by a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from starlette.routing import compile_path
+
+from cambium.core.errors import (
+    AdapterNotFound,
+    DataError,
+    NotFound,
+    RoleMissing,
+    Unauthenticated,
+)
+from cambium.core.nouns import DEFAULT_TENANT, qualified
+from cambium.serve.config import LOOPBACK
+from cambium.serve.rate_limits import RateLimits
+from cambium.serve.store.records import TokenRow
+from cambium.serve.tokens import EVERY_TENANT, Role, Tokens
+
+_ALL = frozenset(Role)
+_ASK = frozenset({Role.CLIENT, Role.LEARNER})
+_TEACH = frozenset({Role.LEARNER})
+_PROPOSE = frozenset({Role.LEARNER, Role.REVIEWER})
+_READ = frozenset({Role.LEARNER, Role.REVIEWER, Role.OPERATOR})
+_REVIEW = frozenset({Role.REVIEWER})
+_RELEASE = frozenset({Role.REVIEWER, Role.OPERATOR})
+_OPERATE = frozenset({Role.OPERATOR})
+
+# Needs no token: who watches whether the server lives should have none.
+OPEN = frozenset({"/healthz", "/readyz"})
+# In order: the first template that fits decides. What is not here is not there.
+ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
+    ("GET", "/v1/models", _ALL),
+    ("GET", "/v1/models/{model_id:path}", _ALL),
+    ("POST", "/v1/chat/completions", _ASK),
+    ("POST", "/v1/completions", _ASK),
+    ("POST", "/v1/embeddings", _ASK),
+    ("GET", "/traces/{request_id}", _ALL),
+    ("POST", "/adapters/ephemeral", _TEACH),
+    ("POST", "/learn/step", _TEACH),
+    ("POST", "/adapters/propose_consolidation", _PROPOSE),
+    ("POST", "/adapters/merge", _RELEASE),
+    ("POST", "/adapters/{name}/replay", _READ),
+    ("GET", "/adapters", _READ),
+    ("GET", "/adapters/{name}", _READ),
+    ("DELETE", "/adapters/{name}", _TEACH),
+    ("DELETE", "/adapters/{name}/examples", _TEACH),
+    ("GET", "/proposals", _READ),
+    ("GET", "/proposals/{proposal_id}", _READ),
+    ("GET", "/proposals/{proposal_id}/diff", _READ),
+    ("POST", "/gates/align_review", _REVIEW),
+    # Valid by signature, whoever carries it.
+    ("POST", "/proposals/{proposal_id}/approvals", _ALL),
+    ("POST", "/proposals/{proposal_id}/reject", _REVIEW),
+    ("GET", "/revisions", _READ),
+    ("POST", "/revisions/rollback", _RELEASE),
+    ("GET", "/keys", _READ),
+    ("POST", "/keys/{key_id}/revoke", _RELEASE),
+    ("GET", "/policy", _READ),
+    ("GET", "/audit", _RELEASE),
+    ("GET", "/audit/checkpoint", _RELEASE),
+    ("GET", "/audit/proof", _RELEASE),
+    ("GET", "/kill", _ALL),
+    # By signature too: whoever may stop everything should not look for a token first.
+    ("POST", "/kill", _ALL),
+    ("POST", "/revive", _RELEASE),
+    ("GET", "/tokens", _OPERATE),
+    ("POST", "/tokens", _OPERATE),
+    ("DELETE", "/tokens/{token_id}", _OPERATE),
+    ("GET", "/metrics", _OPERATE),
+    ("GET", "/openapi.json", _ALL),
+)
+_COMPILED = [(method, compile_path(path)[0], roles) for method, path, roles in ROUTES]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Whoever sent a request: whose adapters they mean, and what they may do."""
+
+    tenant: str
+    roles: frozenset[Role]
+    sees_all: bool
+
+    def own(self, name: str) -> str:
+        """Returns the state's name for an adapter that this caller names.
+
+        Raises:
+            AdapterNotFound: the name is another tenant's.
+        """
+        if self.tenant == EVERY_TENANT:
+            return name
+        if ":" in name:
+            raise AdapterNotFound(f"no adapter is named {name[:80]!r}", mend="see GET /adapters")
+        return qualified(name, tenant=self.tenant)
+
+    def label(self, name: str) -> str:
+        """Returns an adapter's name as this caller says it."""
+        return name if self.tenant == EVERY_TENANT else name.removeprefix(f"{self.tenant}:")
+
+    def sees(self, tenant: str) -> bool:
+        """Returns whether what belongs to `tenant` is shown to this caller."""
+        return self.sees_all or tenant == self.tenant
+
+
+# Without tokens, whoever reaches the loopback is everybody.
+ANYBODY = Caller(tenant=DEFAULT_TENANT, roles=_ALL, sees_all=True)
+
+
+class Access:
+    """Lets a request in or says why not, before anything of its body is read."""
+
+    def __init__(self, tokens: Tokens | None, *, now_s: Callable[[], float]) -> None:
+        """Takes the state's tokens; None, for a server without a socket, lets everybody in."""
+        self._tokens = tokens
+        self._limits = RateLimits(now_s=now_s)
+
+    def admit(self, method: str, path: str, headers: Mapping[str, str]) -> Caller:
+        """Returns who is asking.
+
+        Raises:
+            Unauthenticated: no token, or none that counts.
+            RateLimited: too much at once.
+            RoleMissing: the route is for other roles.
+            NotFound: the table has no such route.
+            DataError: without tokens, a page of the web asks through somebody's browser.
+        """
+        if path in OPEN or self._tokens is None:
+            return ANYBODY
+        if not self._tokens.demanded:
+            _check_local(headers)
+            return ANYBODY
+        row = self._tokens.find(_bearer(headers))
+        self._limits.take(row.token_id, per_minute=row.requests_per_minute)
+        roles = frozenset(Role(role) for role in row.roles)
+        allowed = next((r for m, p, r in _COMPILED if m == method and p.match(path)), None)
+        if allowed is None:
+            raise NotFound(f"nothing at {method} {path[:100]}", mend="see the API reference")
+        if not roles & allowed:
+            raise RoleMissing(
+                f"{method} {path[:100]} is for {' or '.join(sorted(allowed))}, "
+                f"this token is for {' and '.join(sorted(roles))}",
+                mend="use a token of that role",
+            )
+        return _caller(row, roles)
+
+
+def caller_of(request: Request) -> Caller:
+    """Returns who sent this request, as the guard found out."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+Asking = Annotated[Caller, Depends(caller_of)]
+
+
+def _caller(row: TokenRow, roles: frozenset[Role]) -> Caller:
+    sees_all = row.tenant == EVERY_TENANT or Role.OPERATOR in roles
+    return Caller(tenant=row.tenant, roles=roles, sees_all=sees_all)
+
+
+def _bearer(headers: Mapping[str, str]) -> str:
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token.strip():
+        raise Unauthenticated(
+            "this server asks for a bearer token",
+            mend="set CAMBIUM_TOKEN, or send Authorization: Bearer TOKEN",
+        )
+    return token.strip()
+
+
+def _check_local(headers: Mapping[str, str]) -> None:
+    """Refuses what a stranger's page has a browser send: it names another host than this one."""
+    named = [f"//{headers.get('host', '')}", headers.get("origin", "")]
+    for address in filter(None, named):
+        try:
+            host = urlsplit(address).hostname
+        except ValueError:
+            host = None
+        if host not in LOOPBACK:
+            raise DataError(
+                f"a server without tokens answers to this machine alone, not to {address[:80]!r}",
+                mend="ask 127.0.0.1, or make tokens with `cambium token new`",
+            )
