@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from cambium.evals.alignment_pairs import monitor_pairs
 from cambium.models.tokenizer import TokenizerConfig, train_tokenizer
 from cambium.serve.app import create_app
 from cambium.serve.bootstrap import init_state
+from cambium.serve.bounds import BARE_BUDGET
 from cambium.serve.config import ServerConfig
+from cambium.serve.rules import Rules as BareRules
 from cambium.serve.runtime import Runtime
 from cambium.trust.acts import sign_act, signature_to_json
 from cambium.trust.keys import SigningKey, generate_key
-from cambium.trust.policy import sign_policy
+from cambium.trust.policy import LearningBudget, sign_policy
 
 FACTS = [
     f"Fact {i}: the tree grows a thin layer of cambium in year {i}, and the ring of year {i} is "
@@ -131,6 +133,18 @@ class Rules:
             ),
         )
         return text.encode()
+
+
+class Bounded(BareRules):
+    """No signed policy, and bounds of the test's own."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__(None)
+        self._budget = replace(BARE_BUDGET, **changes)
+
+    @property
+    def learning(self) -> LearningBudget:
+        return self._budget
 
 
 @dataclass(frozen=True, kw_only=True)

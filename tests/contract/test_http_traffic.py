@@ -13,7 +13,7 @@ from tests.serving import FACTS, Clock, People, Rules, Server, served, small_con
 from cambium.core.evidence import StepCheck
 from cambium.evals.alignment_pairs import AlignmentMonitor
 from cambium.learn.objectives.trust_region import TrustRegion
-from cambium.serve.traffic import Progress, shaped_rate
+from cambium.serve.traffic import Progress, TrafficLearner, shaped_rate
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_sure_and_known_requests_are_passed_over(
     from dataclasses import replace
 
     sure = replace(budget, min_entropy=1e9, min_novelty=1.5)
-    monkeypatch.setattr(server.runtime.traffic, "budget", sure)
+    monkeypatch.setattr(TrafficLearner, "budget", sure)
     assert outcome(server, ask(server, "bored", FACTS[0]))["state"] == "passed over"
     assert server.get("/adapters/bored")["steps"] == 0
 

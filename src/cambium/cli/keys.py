@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cambium.trust.keys import PublicKey
 
 app = typer.Typer(
-    name="key", help="Make keys, see which are enrolled, revoke one.", no_args_is_help=True
+    name="key", help="Make keys, enrol them, see which are, revoke one.", no_args_is_help=True
 )
 _COLUMNS = ("name", "role", "key_id", "enrolled_at", "revoked_at")
 
@@ -55,6 +55,20 @@ def list_keys(state: State = None, as_json: AsJson = False) -> None:
         answer = client.get("/keys")
     rows = rows_of(answer, "keys")
     print_json(answer) if as_json else print_rows(rows, _COLUMNS)
+
+
+@app.command()
+def enroll(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The public key: FILE.pub.")],
+    name: Annotated[str, typer.Option("--name", help="Whose it is.")],
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a public key known; it can do nothing until a signed policy lists it."""
+    public = read_public_key(file)
+    with connect(state) as client:
+        answer = client.post("/keys", {"name": name, "public": public.raw})
+    print_json(answer) if as_json else print_record(answer)
 
 
 @app.command()

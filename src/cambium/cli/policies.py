@@ -1,22 +1,28 @@
-"""`cambium policy`: the signed rules, shown, and signed where the root key lies."""
+"""`cambium policy`: the signed rules, shown, changed, and signed where the root key lies."""
 
 from __future__ import annotations
 
 import json
+from difflib import unified_diff
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cambium.cli.client import connect
+from cambium.cli.failures import NO, CommandFailed
 from cambium.cli.options import AsJson, Key, State
 from cambium.cli.output import print_json, print_line, print_record
+from cambium.cli.signing import signed_body
 from cambium.core.errors import ConfigError, DataError
+from cambium.core.nouns import Action
 
 if TYPE_CHECKING:
     from cambium.trust.policy import Policy, SignedPolicy
 
-app = typer.Typer(name="policy", help="See the rules, or sign new ones.", no_args_is_help=True)
+app = typer.Typer(
+    name="policy", help="See the rules, sign new ones, put them in force.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -37,13 +43,17 @@ def show(state: State = None, as_json: AsJson = False) -> None:
 def sign(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The policy (TOML).")],
     key: Key,
+    version: Annotated[
+        int,
+        typer.Option("--state-version", min=0, help="Of the running state; 0 for `cambium init`."),
+    ] = 0,
 ) -> None:
-    """Sign a policy with the root key, into FILE.sig; `init --key ROOT.pub` takes it from there."""
+    """Sign a policy with the root key, into FILE.sig, for `policy put` or `init --key ROOT.pub`."""
     from cambium.serve.store.key_files import load_key
     from cambium.trust.acts import signature_to_json
     from cambium.trust.policy import sign_policy
 
-    signed = sign_policy(load_key(key), read_toml(file))
+    signed = sign_policy(load_key(key), read_toml(file), state_version=version)
     target = signature_file(file)
     try:
         target.write_text(json.dumps(signature_to_json(signed.signature), indent=1) + "\n")
@@ -51,6 +61,67 @@ def sign(
         raise ConfigError(f"cannot write {target}: {error.strerror}",
                           mend="sign in a writable folder") from error  # fmt: skip
     print_line(f"{target}: policy {signed.signature.act.policy} by {signed.signature.key_id}")
+
+
+@app.command()
+def diff(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The new policy (TOML).")],
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a new policy would change, and whose signatures that needs."""
+    from cambium.lifecycle.policy_change import widenings
+
+    new = read_policy(file)
+    with connect(state) as client:
+        old = client.get("/policy")
+    if not old.get("signed"):
+        raise CommandFailed("no signed policy is in force: run `cambium init`", status=NO)
+    wider = list(widenings({name: old.get(name) for name in new.content}, new.content))
+    shown = {
+        "digest": new.digest,
+        "in_force": old["policy_digest"],
+        "state_version": old["state_version"],
+        "widens": wider,
+        "needs": f"the root, and {old['approvers']['k']} approvers" if wider else "the root",
+    }
+    if as_json:
+        print_json(shown)
+        return
+    before = str(old["toml"]).splitlines()
+    after = read_toml(file).decode("utf-8").splitlines()
+    for line in unified_diff(before, after, "in force", str(file), lineterm="", n=1):
+        print_line(line)
+    print_record({**shown, "widens": "; ".join(wider) or "nothing"})
+
+
+@app.command()
+def put(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The policy, with FILE.sig.")],
+    key: Annotated[
+        list[Path] | None, typer.Option("--key", help="An approver's, where it widens; repeat it.")
+    ] = None,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a signed policy in force; open proposals end, since their bar was another."""
+    from cambium.core.canonical import digest_bytes
+    from cambium.trust.acts import signature_to_json
+
+    signed = read_signed_policy(file)
+    target = digest_bytes(signed.toml)
+    with connect(state) as client:
+        standing = client.get("/kill")
+        widen = [
+            signed_body(k, Action.WIDEN_SCOPE, target=target, standing=standing) for k in key or ()
+        ]
+        body: dict[str, object] = {
+            "toml": signed.toml.decode("utf-8"),
+            "signature": signature_to_json(signed.signature),
+            "signatures": widen,
+        }
+        answer = client.post("/policy", body)
+    print_json(answer) if as_json else print_record(answer)
 
 
 def signature_file(policy: Path) -> Path:

@@ -6,11 +6,17 @@ one table, `cambium.serve.api.problems`. A gate's "no" is not an error: it is a 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class CambiumError(Exception):
     """The root: something went wrong that the caller can read about."""
 
-    code = "internal"
+    code: ClassVar[str] = "internal"
+
+    def __init_subclass__(cls, *, code: str) -> None:
+        super().__init_subclass__()
+        cls.code = code
 
     def __init__(
         self, message: str, *, mend: str = "", detail: dict[str, object] | None = None
@@ -26,241 +32,161 @@ class CambiumError(Exception):
         return f"{line}: {self.mend}" if self.mend else line
 
 
-class SystemKilled(CambiumError):
+class SystemKilled(CambiumError, code="killed"):
     """Somebody pulled the kill switch; only the quorum lifts it."""
 
-    code = "killed"
 
-
-class ConfigError(CambiumError):
+class ConfigError(CambiumError, code="config_invalid"):
     """The server or a command was set up wrongly."""
 
-    code = "config_invalid"
 
-
-class DataError(CambiumError):
+class DataError(CambiumError, code="invalid_request"):
     """Input that cannot be used; nothing was changed."""
 
-    code = "invalid_request"
 
-
-class NotUtf8(DataError):
+class NotUtf8(DataError, code="not_utf8"):
     """Bytes that are not UTF-8 text."""
 
-    code = "not_utf8"
 
-
-class TooLarge(DataError):
+class TooLarge(DataError, code="too_large"):
     """Input over a bound of the policy."""
 
-    code = "too_large"
 
-
-class LossUnavailable(DataError):
+class LossUnavailable(DataError, code="loss_unavailable"):
     """A loss this server does not offer."""
 
-    code = "loss_unavailable"
 
-
-class NotFound(CambiumError):
+class NotFound(CambiumError, code="not_found"):
     """A name that nothing answers to."""
 
-    code = "not_found"
 
-
-class ModelNotFound(NotFound):
+class ModelNotFound(NotFound, code="model_not_found"):
     """A model or adapter name that nothing answers to; never the base instead."""
 
-    code = "model_not_found"
 
-
-class AdapterNotFound(NotFound):
+class AdapterNotFound(NotFound, code="adapter_not_found"):
     """No adapter has this name or digest."""
 
-    code = "adapter_not_found"
 
-
-class DomainNotFound(NotFound):
+class DomainNotFound(NotFound, code="domain_not_found"):
     """The policy does not list this domain, or no adapter serves it."""
 
-    code = "domain_not_found"
 
-
-class ProposalNotFound(NotFound):
+class ProposalNotFound(NotFound, code="proposal_not_found"):
     """No proposal has this id."""
 
-    code = "proposal_not_found"
 
-
-class RevisionNotFound(NotFound):
+class RevisionNotFound(NotFound, code="revision_not_found"):
     """No revision has this number."""
 
-    code = "revision_not_found"
 
-
-class TraceNotFound(NotFound):
+class TraceNotFound(NotFound, code="trace_not_found"):
     """No answered request has this id."""
 
-    code = "trace_not_found"
 
-
-class ModelError(CambiumError):
+class ModelError(CambiumError, code="model_unusable"):
     """A model that cannot be loaded or run."""
 
-    code = "model_unusable"
 
-
-class AdapterExpired(CambiumError):
+class AdapterExpired(CambiumError, code="adapter_expired"):
     """An ephemeral adapter past its time to live."""
 
-    code = "adapter_expired"
 
-
-class AdapterQuarantined(CambiumError):
+class AdapterQuarantined(CambiumError, code="adapter_quarantined"):
     """An adapter that failed its alignment check; it stays out for good."""
 
-    code = "adapter_quarantined"
 
-
-class Unauthenticated(CambiumError):
+class Unauthenticated(CambiumError, code="unauthenticated"):
     """No bearer token, or one that this server does not know."""
 
-    code = "unauthenticated"
 
-
-class RoleMissing(CambiumError):
+class RoleMissing(CambiumError, code="role_missing"):
     """The token's roles do not include what the route asks for."""
 
-    code = "role_missing"
 
-
-class RateLimited(CambiumError):
+class RateLimited(CambiumError, code="rate_limited"):
     """More requests than the token may send; `detail["retry_after_s"]` says when to go on."""
 
-    code = "rate_limited"
 
-
-class ConsentMissing(CambiumError):
+class ConsentMissing(CambiumError, code="consent_missing"):
     """Proposing needs examples that were given with consent."""
 
-    code = "consent_missing"
 
-
-class BudgetExceeded(CambiumError):
+class BudgetExceeded(CambiumError, code="budget_exceeded"):
     """The policy's budget for this adapter or this server is spent."""
 
-    code = "budget_exceeded"
 
-
-class IllegalTransition(CambiumError):
+class IllegalTransition(CambiumError, code="illegal_transition"):
     """An event that the proposal's state does not allow."""
 
-    code = "illegal_transition"
 
-
-class NotMergeable(CambiumError):
+class NotMergeable(CambiumError, code="not_mergeable"):
     """A merge whose preconditions do not hold; `detail["blockers"]` lists them."""
 
-    code = "not_mergeable"
 
-
-class GateBroken(CambiumError):
+class GateBroken(CambiumError, code="gate_broken"):
     """A gate that could not be measured."""
 
-    code = "gate_broken"
 
-
-class StorageFull(CambiumError):
+class StorageFull(CambiumError, code="storage_full"):
     """The disk took no more; nothing was changed."""
 
-    code = "storage_full"
 
-
-class StateLocked(CambiumError):
+class StateLocked(CambiumError, code="state_locked"):
     """Another process holds the state folder."""
 
-    code = "state_locked"
 
-
-class StateCorrupt(CambiumError):
+class StateCorrupt(CambiumError, code="state_corrupt"):
     """Stored bytes do not hash to their name, or a row refers to missing bytes."""
 
-    code = "state_corrupt"
 
-
-class Stopped(CambiumError):
+class Stopped(CambiumError, code="stopped"):
     """The server is closing; unfinished work goes on after the next start."""
 
-    code = "stopped"
 
-
-class TrustError(CambiumError):
+class TrustError(CambiumError, code="trust_error"):
     """The root of what fails a check of trust; never a `ValueError`."""
 
-    code = "trust_error"
 
-
-class PolicyMissing(TrustError):
+class PolicyMissing(TrustError, code="policy_missing"):
     """No signed policy: the state can learn but not merge."""
 
-    code = "policy_missing"
 
-
-class PolicyInvalid(TrustError):
+class PolicyInvalid(TrustError, code="policy_invalid"):
     """A policy that cannot be read, or whose signature does not verify."""
 
-    code = "policy_invalid"
 
-
-class SignatureInvalid(TrustError):
+class SignatureInvalid(TrustError, code="signature_invalid"):
     """A signature that does not verify over exactly this payload."""
 
-    code = "signature_invalid"
 
-
-class KeyUnknown(TrustError):
+class KeyUnknown(TrustError, code="key_unknown"):
     """A key that is not enrolled, or is revoked."""
 
-    code = "key_unknown"
 
-
-class DuplicateSigner(TrustError):
+class DuplicateSigner(TrustError, code="duplicate_signer"):
     """The same key bytes signed already; they count once."""
 
-    code = "duplicate_signer"
 
-
-class ThresholdNotMet(TrustError):
+class ThresholdNotMet(TrustError, code="quorum_missing"):
     """Fewer distinct valid signatures than the policy asks for."""
 
-    code = "quorum_missing"
 
-
-class Expired(TrustError):
+class Expired(TrustError, code="signature_expired"):
     """A signature or attestation past its time."""
 
-    code = "signature_expired"
 
-
-class ReplayDetected(TrustError):
+class ReplayDetected(TrustError, code="state_version_stale"):
     """A signature made for an earlier state version."""
 
-    code = "state_version_stale"
 
-
-class DigestMismatch(TrustError):
+class DigestMismatch(TrustError, code="digest_mismatch"):
     """Bytes or a target that differ from what was signed."""
 
-    code = "digest_mismatch"
 
-
-class AttestationRefused(TrustError):
+class AttestationRefused(TrustError, code="attestation_refused"):
     """Evidence that the policy's attestation requirement does not accept."""
 
-    code = "attestation_refused"
 
-
-class AuditBroken(TrustError):
+class AuditBroken(TrustError, code="audit_broken"):
     """The audit log does not verify."""
-
-    code = "audit_broken"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from cambium.serve.config import ServerConfig
 from cambium.serve.store.key_files import load_key, save_key
 from cambium.serve.store.records import KeyRow, PolicyRow
 from cambium.serve.store.state import State
+from cambium.serve.store.transaction import Transaction
 from cambium.trust.acts import signature_from_json, signature_to_json
 from cambium.trust.attestation import AttestationResult, appraise, new_nonce
 from cambium.trust.keys import PublicKey, SigningKey, generate_key
@@ -109,14 +110,36 @@ def init_state(folder: Path, *, toml: bytes, signature: Signature, root_public: 
         tx.set_meta(ROOT_META, value=root_public.raw)
         tx.put_key(KeyRow(key_id=root_public.key_id, name="root", role="root",
                           public=root_public.raw, enrolled_at=now))  # fmt: skip
-        for role, people in (("approver", policy.approvers), ("operator", policy.operators)):
-            for person in people:
-                tx.put_key(KeyRow(key_id=person.key_id, name=person.name, role=role,
-                                  public=person.public.raw, enrolled_at=now))  # fmt: skip
+        enrol_people(policy, tx, at=now)
         tx.bump_state_version()
         tx.audit("policy.signed", at=now, body={"policy": policy.digest, "profile": policy.profile,
                                                 "root": root_public.key_id})  # fmt: skip
     return policy.digest
+
+
+def enrol_people(policy: Policy, tx: Transaction, *, at: int) -> None:
+    """Enrols the keys that a policy lists; those that none lists any more are `retired`."""
+    known = {row.key_id: row for row in tx.list_keys()}
+    listed = {person.key_id for person in (*policy.approvers, *policy.operators)}
+    for row in known.values():
+        if row.role in ("approver", "operator") and row.key_id not in listed:
+            tx.put_key(replace(row, role="retired"))
+    for role, people in (("approver", policy.approvers), ("operator", policy.operators)):
+        for person in people:
+            before = known.get(person.key_id)
+            row = KeyRow(
+                key_id=person.key_id,
+                name=person.name,
+                role=role,
+                public=person.public.raw,
+                enrolled_at=before.enrolled_at if before else at,
+                revoked_at=before.revoked_at if before else None,
+            )
+            if before is not None and before.role in ("root", "server"):
+                raise PolicyInvalid(f"{person.name} holds the {before.role}'s key",
+                                    mend="give each person a key of their own")  # fmt: skip
+            if row != before:
+                tx.put_key(row)
 
 
 def render_policy(

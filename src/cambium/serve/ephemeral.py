@@ -38,6 +38,7 @@ from cambium.serve.lessons import (
     windows_of,
 )
 from cambium.serve.rehearsing import Drawn, Rehearsing, copied
+from cambium.serve.rules import Rules
 from cambium.serve.store.records import AdapterRecord
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
@@ -93,12 +94,12 @@ class EphemeralAdapters:
         *,
         queue: LearningQueue,
         rehearsing: Rehearsing,
-        bounds: LearningBudget,
+        rules: Rules,
         around: Surroundings,
     ) -> None:
         self.model = model
         self.base = base = model.base
-        self.bounds = bounds
+        self._rules = rules
         self._state = state
         self._queue = queue
         self.rehearsing = rehearsing
@@ -114,6 +115,11 @@ class EphemeralAdapters:
             path: float(torch.linalg.norm(base.model.get_submodule(path).weight.float()))
             for path in base.sites
         }
+
+    @property
+    def bounds(self) -> LearningBudget:
+        """Returns the bounds of learning that hold now."""
+        return self._rules.learning
 
     def create(
         self, name: str, config: LoraConfig, *, scope: str, ttl_s: int, domain: str | None
@@ -279,6 +285,18 @@ class EphemeralAdapters:
             if live is not None:
                 self._live[name] = replace(live, replay=self._buffer(live.record))
         return gone
+
+    def follow_rules(self) -> None:
+        """Lets live adapters' buffers and monitors follow a policy that has changed."""
+        for name in list(self._live):
+            live = self._live.get(name)
+            if live is None:
+                continue
+            with live.busy, self._lock:
+                now = self._live.get(name)
+                if now is not None:
+                    buffer = self._buffer(now.record)
+                    self._live[name] = replace(now, replay=buffer, monitor=None)
 
     def expire(self) -> int:
         """Writes down the end of every adapter whose time is over; returns how many.

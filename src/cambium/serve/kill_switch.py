@@ -22,18 +22,17 @@ from cambium.core.errors import (
     CambiumError,
     DataError,
     IllegalTransition,
-    PolicyMissing,
     SystemKilled,
 )
 from cambium.core.nouns import Signature
 from cambium.lifecycle.kill import Killed, Standing, authorise_kill, authorise_revival
 from cambium.serve.log_head import sign_newest
+from cambium.serve.rules import Rules
 from cambium.serve.store.failures import known_errors
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.acts import signature_from_json, signature_to_json
 from cambium.trust.keys import PublicKey, SigningKey
-from cambium.trust.policy import Policy
 from cambium.trust.quorum import Approver
 
 KILL_FILE = "kill.json"
@@ -57,11 +56,11 @@ class KillSwitch:
         folder: Path,
         state: State,
         *,
-        policy: Policy | None,
+        rules: Rules,
         server_key: SigningKey,
         now_ms: Callable[[], int],
     ) -> None:
-        self.policy = policy
+        self._rules = rules
         self._file = folder / KILL_FILE
         self._state = state
         self._key = server_key
@@ -88,7 +87,8 @@ class KillSwitch:
     @property
     def serves_base(self) -> bool:
         """Returns whether the bare base answers while the system is killed."""
-        return self.policy is not None and self.policy.after_kill == "base"
+        policy = self._rules.policy
+        return policy is not None and policy.after_kill == "base"
 
     def error(self) -> SystemKilled:
         """Returns what is told to whoever asks for more than is left."""
@@ -111,7 +111,7 @@ class KillSwitch:
         """Returns whether a request may go on: reading may, answering only where policy says so."""
         if self._killed is None or path in _ALWAYS:
             return True
-        if path.startswith(("/keys/", "/tokens")):
+        if path.startswith(("/keys/", "/tokens", "/policy")):
             return True  # what is stolen goes before the others revive
         if path.startswith("/v1/"):
             return self.serves_base and path != "/v1/embeddings"
@@ -156,7 +156,7 @@ class KillSwitch:
             IllegalTransition: the system is not killed.
             ThresholdNotMet: fewer than k approvers signed the kill's digest.
         """
-        policy = self._need_policy()
+        policy = self._rules.need()
         self._record()
         with self._lock:
             killed = self._killed
@@ -184,15 +184,15 @@ class KillSwitch:
 
     def view(self) -> dict[str, Any]:
         """Returns what GET /kill shows: what a kill would sign, or whom a revival answers."""
-        killed = self._killed
+        killed, policy = self._killed, self._rules.policy
         with contextlib.suppress(CambiumError):
             self._record()  # it raises the version that a revival has to name
         with self._state.read() as tx:
             version, revisions = tx.state_version(), tx.list_revisions()
         return {
             "killed": killed is not None,
-            "then": self.policy.after_kill if self.policy else None,
-            "policy_digest": self.policy.digest if self.policy else None,
+            "then": policy.after_kill if policy else None,
+            "policy_digest": policy.digest if policy else None,
             "state_version": version,
             "target": revisions[-1].digest if revisions else None,
             "digest": killed.digest if killed else None,
@@ -240,7 +240,7 @@ class KillSwitch:
             listener(killed)
 
     def _authorised(self, reason: str, signatures: Sequence[Signature], *, now: int) -> Killed:
-        policy = self._need_policy()
+        policy = self._rules.need()
         with self._state.read() as tx:
             revoked = _revoked(tx)
             root = [Approver(name=k.name, public=PublicKey(raw=k.public))
@@ -267,14 +267,6 @@ class KillSwitch:
     def _audit(self, tx: Transaction, kind: str, body: dict[str, object]) -> None:
         tx.audit(kind, body=body, at=self._now_ms())
         sign_newest(tx, self._key)
-
-    def _need_policy(self) -> Policy:
-        if self.policy is None:
-            raise PolicyMissing(
-                "no signed policy says who may kill or revive",
-                mend="stop the process, or run `cambium init --state DIR`",
-            )
-        return self.policy
 
 
 def write_kill_file(path: Path, reason: str, signatures: Sequence[Signature]) -> None:

@@ -7,13 +7,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cambium.core.errors import PolicyMissing
 from cambium.core.nouns import ProposalState
 from cambium.lifecycle.proposal import Event, Proposal, advance
 from cambium.serve.bootstrap import Identity
 from cambium.serve.kill_switch import KillSwitch
 from cambium.serve.log_head import sign_newest
 from cambium.serve.proposal_records import Filed, from_row, to_row
+from cambium.serve.rules import Rules
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.attestation import AttestationResult
@@ -24,11 +24,11 @@ UNDECIDED = (ProposalState.CONSOLIDATING, ProposalState.CHECKING)
 
 @dataclass(frozen=True, kw_only=True)
 class Proposals:
-    """The filed proposals of one state, under one policy."""
+    """The filed proposals of one state, under the policy in force."""
 
     state: State
     identity: Identity
-    policy: Policy | None
+    rules: Rules
     kill: KillSwitch
     now_ms: Callable[[], int]
 
@@ -38,12 +38,7 @@ class Proposals:
         Raises:
             PolicyMissing: this state has none, so nothing can be held to a bar.
         """
-        if self.policy is None:
-            raise PolicyMissing(
-                "this state has no signed policy, so nothing can be proposed or merged",
-                mend="stop the server and run `cambium init --state DIR`",
-            )
-        return self.policy
+        return self.rules.need()
 
     def attest(self, *, measurement: str) -> AttestationResult:
         """Returns a fresh appraisal of this process.
@@ -79,6 +74,12 @@ class Proposals:
         moved = filed.with_proposal(advance(filed.proposal, event, policy=self.need_policy()))
         self.write(moved, tx, kind=kind)
         return moved
+
+    def end(self, filed: Filed, event: Event, tx: Transaction) -> str:
+        """Closes a proposal whether or not the system is killed; returns its id."""
+        moved = filed.with_proposal(advance(filed.proposal, event, policy=self.need_policy()))
+        tx.put_proposal(to_row(moved, at=self.now_ms()))
+        return filed.proposal.id
 
     def write(self, filed: Filed, tx: Transaction, *, kind: str) -> None:
         """Writes a proposal as it is with a log entry that names it by its digests."""

@@ -20,6 +20,7 @@ from cambium.learn.replay_buffer import BufferConfig, ReplayBuffer, ReplayRow
 from cambium.models.base import BaseModel
 from cambium.serve.bounds import LearnCall
 from cambium.serve.lessons import kept_example
+from cambium.serve.rules import Rules
 from cambium.serve.store.records import ExampleRecord, ReplayRecord
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
@@ -43,12 +44,17 @@ class Rehearsing:
         base: BaseModel,
         *,
         embed: Callable[[list[str]], np.ndarray],
-        max_tokens: int,
+        rules: Rules,
     ) -> None:
         self._state = state
         self._base = base
         self._embed = embed
-        self._config = BufferConfig(max_tokens=max_tokens) if max_tokens else None
+        self._rules = rules
+
+    @property
+    def _config(self) -> BufferConfig | None:
+        max_tokens = self._rules.learning.replay_tokens
+        return BufferConfig(max_tokens=max_tokens) if max_tokens else None
 
     def warm_up(self) -> None:
         """Loads the encoder, so that the first text that is kept does not wait for it."""
@@ -61,11 +67,12 @@ class Rehearsing:
         Args:
             tried: how many admissions it has seen.
         """
-        if self._config is None:
+        config = self._config
+        if config is None:
             return ReplayBuffer()
         with self._state.read() as tx:
             rows = [_row(record) for record in tx.list_replay(adapter)]
-        return ReplayBuffer(config=self._config, rows={r.key: r for r in rows}, tried=tried)
+        return ReplayBuffer(config=config, rows={r.key: r for r in rows}, tried=tried)
 
     def draw(
         self, buffer: ReplayBuffer, windows: Sequence[Window], config: LearnConfig

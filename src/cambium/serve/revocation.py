@@ -1,4 +1,4 @@
-"""Taking keys out of service: at once, in the log, and for every act after it."""
+"""Keys come, without any power, and go: at once, in the log, and for every act after it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,33 @@ from cambium.serve.log_head import sign_newest
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
 from cambium.serve.situation import situation_now
+from cambium.serve.store.records import KeyRow
 from cambium.trust.acts import signature_to_json
 from cambium.trust.keys import PublicKey
 from cambium.trust.quorum import Approver
 
 REVOCABLE = ("approver", "operator")
 MAX_REASON_CHARS = 1000
+
+
+def enrol_key(proposals: Proposals, name: str, public: PublicKey) -> KeyRow:
+    """Keeps a public key, so that whoever writes the next policy can list it.
+
+    Raises:
+        IllegalTransition: it is enrolled already.
+        SystemKilled: nothing is enrolled any more.
+    """
+    now = proposals.now_ms()
+    row = KeyRow(
+        key_id=public.key_id, name=name, role="enrolled", public=public.raw, enrolled_at=now
+    )
+    with proposals.state.transaction() as tx:
+        if any(known.key_id == row.key_id for known in tx.list_keys()):
+            raise IllegalTransition(f"{row.key_id} is enrolled already", mend="see GET /keys")
+        tx.put_key(row)
+        body: dict[str, object] = {"key_id": row.key_id, "name": name, "role": row.role}
+        proposals.log(tx, kind="key.enrolled", body=body)
+    return row
 
 
 def revoke_key(

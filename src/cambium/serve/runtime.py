@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
 from cambium.core.errors import DataError
+from cambium.core.nouns import Signature
 from cambium.lifecycle.kill import Killed
 from cambium.models.base import BaseModel, load_base
 from cambium.models.compute_thread import ComputeThread
@@ -21,7 +23,6 @@ from cambium.serve.access import Access
 from cambium.serve.answering import Answering
 from cambium.serve.bank import Bank
 from cambium.serve.bootstrap import Identity, policy_in_force, server_identity
-from cambium.serve.bounds import BARE_BUDGET
 from cambium.serve.checking import Checker
 from cambium.serve.config import ServerConfig
 from cambium.serve.consolidation import Consolidator
@@ -32,16 +33,18 @@ from cambium.serve.kill_switch import KillSwitch
 from cambium.serve.learning_queue import MAX_TOGETHER, LearningQueue
 from cambium.serve.log_head import check_log, sign_newest
 from cambium.serve.metrics import Metrics
+from cambium.serve.policy_change import change_policy
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published, open_bank
 from cambium.serve.rehearsing import Rehearsing
 from cambium.serve.releases import Releases
 from cambium.serve.review import Review
+from cambium.serve.rules import Rules
 from cambium.serve.store.state import State
 from cambium.serve.tokens import Tokens
 from cambium.serve.traces import TraceLane
 from cambium.serve.traffic import TrafficLearner
-from cambium.trust.policy import Policy
+from cambium.trust.policy import Policy, SignedPolicy
 
 
 class Runtime:
@@ -68,7 +71,7 @@ class Runtime:
 
     def _open(self, config: ServerConfig) -> None:
         self.identity: Identity = server_identity(config.state, self.state)
-        self.policy: Policy | None = policy_in_force(config, self.state)
+        self.rules = Rules(policy_in_force(config, self.state))
         check_log(self.state, self.identity.key.public_key)
         self.tokens = self._open_tokens(config)
         self.access = Access(None if config.in_process else self.tokens, now_s=time.monotonic)
@@ -89,9 +92,7 @@ class Runtime:
         self.jobs = JobRunner()
         self._opened.callback(self.jobs.close)
         self._open_review(config)
-        self.traffic = TrafficLearner(
-            self.adapters, self, budget=self.policy.traffic if self.policy else None
-        )
+        self.traffic = TrafficLearner(self.adapters, self, rules=self.rules)
         self._opened.callback(self.traffic.close)
         self.metrics = self._open_metrics()
         self.answering = Answering(self)
@@ -103,7 +104,7 @@ class Runtime:
         self.proposals = Proposals(
             state=self.state,
             identity=self.identity,
-            policy=self.policy,
+            rules=self.rules,
             kill=self.kill,
             now_ms=self.now_ms,
         )
@@ -143,7 +144,7 @@ class Runtime:
         switch = KillSwitch(
             self.config.state,
             self.state,
-            policy=self.policy,
+            rules=self.rules,
             server_key=self.identity.key,
             now_ms=self.now_ms,
         )
@@ -181,7 +182,6 @@ class Runtime:
     def _open_adapters(self) -> EphemeralAdapters:
         self.lesson_threads = ThreadPoolExecutor(MAX_TOGETHER, thread_name_prefix="lesson")
         self._opened.callback(self.lesson_threads.shutdown)
-        bounds = self.policy.learning if self.policy else BARE_BUDGET
         self.lessons = queue = LearningQueue(self.training)
         self._opened.callback(queue.close)
         adapters = EphemeralAdapters(
@@ -189,13 +189,18 @@ class Runtime:
             self.state,
             queue=queue,
             rehearsing=Rehearsing(
-                self.state, self.base, embed=self.encoder.embed, max_tokens=bounds.replay_tokens
+                self.state, self.base, embed=self.encoder.embed, rules=self.rules
             ),
-            bounds=bounds,
+            rules=self.rules,
             around=self,
         )
         self.lesson_threads.submit(adapters.warm_up)
         return adapters
+
+    @property
+    def policy(self) -> Policy | None:
+        """Returns the policy in force."""
+        return self.rules.policy
 
     @property
     def bank(self) -> Bank:
@@ -246,6 +251,21 @@ class Runtime:
     def propose(self, adapter: str, domain: str) -> str:
         """Files a proposal; returns its id."""
         return self.review.propose(adapter, domain).proposal.id
+
+    def change_policy(
+        self, signed: SignedPolicy, signatures: Sequence[Signature]
+    ) -> dict[str, Any]:
+        """Puts a new policy in force; see `policy_change.change_policy`."""
+        changed = change_policy(
+            signed,
+            signatures,
+            rules=self.rules,
+            proposals=self.proposals,
+            published=self.published,
+            lock=self.deciding,
+        )
+        self.adapters.follow_rules()
+        return changed
 
     def state_version(self) -> int:
         """Returns the state version that signatures must be made for."""

@@ -23,6 +23,7 @@ from cambium.learn.marking import Mark, mark
 from cambium.serve.bounds import LearnCall
 from cambium.serve.ephemeral import EphemeralAdapters, LiveAdapter
 from cambium.serve.lessons import windows_of
+from cambium.serve.rules import Rules
 from cambium.trust.policy import TrafficBudget
 
 LOSS = "prompt"
@@ -98,16 +99,19 @@ class _Offer:
 class TrafficLearner:
     """Takes offers from the request path without waiting, and works them off in one thread."""
 
-    def __init__(
-        self, adapters: EphemeralAdapters, around: Surroundings, *, budget: TrafficBudget | None
-    ) -> None:
+    def __init__(self, adapters: EphemeralAdapters, around: Surroundings, *, rules: Rules) -> None:
         self._adapters = adapters
         self._around = around
-        self.budget = budget
+        self._rules = rules
         self._progress: dict[str, Progress] = {}
         self._waiting: queue.Queue[_Offer | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
         self._thread.start()
+
+    @property
+    def budget(self) -> TrafficBudget | None:
+        """Returns what requests may teach now."""
+        return self._rules.traffic
 
     def allows(self, tenant: str) -> bool:
         """Returns whether this tenant's requests may teach."""

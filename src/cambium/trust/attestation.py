@@ -37,7 +37,10 @@ PROFILES = {SOFTWARE_DEV: Profile(hardware_rooted=False, debug=True)}
 
 @dataclass(frozen=True, kw_only=True)
 class Claims:
-    """What authentic evidence says: which session, what it measured, from when until when."""
+    """What authentic evidence says: which session, what it measured, from when until when.
+
+    Times are in seconds since 1970, UTC.
+    """
 
     session: str
     measurement: str
@@ -63,22 +66,17 @@ class Verifier(Protocol, Generic[Evidence]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttestationResult:
-    """What was found; times are in seconds since 1970, UTC.
+class AttestationResult(Claims):
+    """The claims as found good, worth what the label is worth.
 
     Args:
         label: the profile of the root that vouched; travels with whatever relies on it.
-        measurement: as claimed; worth what the label is worth.
     """
 
     label: str
     hardware_rooted: bool
     debug: bool
     nonce: str
-    session: str
-    measurement: str
-    issued_at: int
-    expires_at: int
 
 
 def new_nonce() -> str:
@@ -113,16 +111,7 @@ def appraise(
     lifetime_s = claims.expires_at - claims.issued_at
     require(lifetime_s <= MAX_LIFETIME_S, f"the claims outlive {MAX_LIFETIME_S} s")
     require(is_digest(claims.measurement), "the measurement is no digest")
-    return AttestationResult(
-        label=label,
-        hardware_rooted=PROFILES[label].hardware_rooted,
-        debug=PROFILES[label].debug,
-        nonce=nonce,
-        session=claims.session,
-        measurement=claims.measurement,
-        issued_at=claims.issued_at,
-        expires_at=claims.expires_at,
-    )
+    return AttestationResult(**vars(claims), label=label, nonce=nonce, **vars(PROFILES[label]))
 
 
 def require(holds: bool, why: str) -> None:

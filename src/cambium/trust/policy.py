@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -179,6 +180,7 @@ class Policy:
         attestation: labels that are accepted; an empty list accepts nothing.
         operators: who may pull the kill switch beside the approvers.
         after_kill: what is served then: `nothing`, or the bare `base`.
+        content: all of this in the text's own shape, which the digest covers.
     """
 
     version: int
@@ -195,31 +197,12 @@ class Policy:
     attestation: tuple[str, ...]
     scopes: tuple[str, ...]
     gates: tuple[GateSpec, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """Returns the content that the digest covers, in the text's own shape."""
-        people, operators = (
-            [{"name": a.name, "public": a.public.raw} for a in group]
-            for group in (self.approvers, self.operators)
-        )
-        return {
-            "version": self.version,
-            "profile": self.profile,
-            "approvers": {"k": self.k, "list": people},
-            "rollback": {"k": self.rollback_k},
-            "kill": {"then": self.after_kill, "operators": operators},
-            "domains": {"allowed": list(self.domains), "owners": dict(self.owners)},
-            "learning": dict(self.learning.__dict__),
-            "traffic": {**self.traffic.__dict__, "tenants": list(self.traffic.tenants)},
-            "attestation": {"accept": list(self.attestation)},
-            "scopes": {"names": list(self.scopes)},
-            "gates": [spec.to_json() for spec in self.gates],
-        }
+    content: Mapping[str, object]
 
     @property
     def digest(self) -> str:
         """Returns the digest of the content's canonical JSON; comments do not count."""
-        return digest_json(self.to_json())
+        return digest_json(dict(self.content))
 
     def allows_domain(self, domain: str, *, tenant: str) -> bool:
         """Returns whether a tenant may propose for `domain`: listed, and shared or its own."""
@@ -293,6 +276,7 @@ def parse_policy(toml: bytes, *, known_gates: frozenset[str] = KNOWN_GATES) -> P
         attestation=text.attestation.accept,
         scopes=text.scopes.names,
         gates=tuple(GateSpec(**gate.__dict__) for gate in text.gates),
+        content=_POLICY_TEXT.dump_python(text, mode="json"),
     )
     _check_numbers(policy)
     _check_people(policy)
@@ -352,16 +336,14 @@ def _check_people(policy: Policy) -> None:
 
 
 def _check_numbers(policy: Policy) -> None:
-    budget = policy.traffic
-    fine = {"traffic.first_steps_per_hour is over max_steps_per_hour":
-                budget.first_steps_per_hour <= budget.max_steps_per_hour}  # fmt: skip
-    for gate in policy.gates:
-        fine[f"gate {gate.name}: passes_required is over max_looks"] = (
-            gate.passes_required <= gate.max_looks
-        )
-        fine[f"gate {gate.name}: min_items is over max_items"] = gate.min_items <= gate.max_items
-    for wrong in (what for what, holds in fine.items() if not holds):
-        raise PolicyInvalid(wrong, mend="correct the policy's text")
+    bounds: list[tuple[object, str, str]] = [
+        (gate, low, high) for gate in policy.gates
+        for low, high in (("passes_required", "max_looks"), ("min_items", "max_items"))
+    ]  # fmt: skip
+    bounds.append((policy.traffic, "first_steps_per_hour", "max_steps_per_hour"))
+    for table, low, high in bounds:
+        if vars(table)[low] > vars(table)[high]:
+            raise PolicyInvalid(f"{low} is over {high}", mend="correct the policy's text")
 
 
 def _check_gates(policy: Policy, known: frozenset[str]) -> None:

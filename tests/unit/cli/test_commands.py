@@ -46,7 +46,10 @@ FROZEN = {
     "token new": ["--days", "--json", "--rate", "--role", "--state", "--tenant", "NAME"],
     "token revoke": ["--json", "--state", "TOKEN_ID"],
     "policy show": ["--json", "--state"],
-    "policy sign": ["--key", "FILE"],
+    "key enroll": ["--json", "--name", "--state", "FILE"],
+    "policy sign": ["--key", "--state-version", "FILE"],
+    "policy diff": ["--json", "--state", "FILE"],
+    "policy put": ["--json", "--key", "--state", "FILE"],
 }  # fmt: skip
 
 
@@ -102,7 +105,7 @@ def test_the_reference_names_every_command_with_its_options() -> None:
     rows = {}
     for line in page.splitlines():
         if found := re.match(r"\| `([a-z ]+)` ?([A-Z_]*) \| (.*?) \|", line):
-            rows[found[1]] = sorted([*re.findall(r"`(--[a-z]+)`", found[3]), *found[2].split()])
+            rows[found[1]] = sorted([*re.findall(r"`(--[a-z-]+)`", found[3]), *found[2].split()])
     taking = ("rollback", "kill", "revive")
     keys_may_follow = {name: sorted([*rows[name], "KEY"]) for name in taking}
     assert rows | keys_may_follow == FROZEN

@@ -10,7 +10,7 @@ from cambium.core.errors import ConfigError
 from cambium.serve.bootstrap import render_policy
 from cambium.serve.store.key_files import load_key, save_key
 from cambium.trust.keys import generate_key
-from cambium.trust.policy import verify_policy
+from cambium.trust.policy import parse_policy, verify_policy
 from cambium.trust.quorum import Approver
 
 
@@ -71,3 +71,60 @@ def test_an_invalid_policy_is_not_signed(cambium, policy: Path, tmp_path: Path) 
     ended = cambium("policy", "sign", policy, "--key", tmp_path / "root.key")
     assert (ended.status, ended.err.count("\n")) == (2, 1)
     assert not Path(f"{policy}.sig").exists()
+
+
+def test_a_new_key_is_made_known(cambium, stage, tmp_path: Path) -> None:
+    cambium("key", "new", tmp_path / "me.key")
+    stage.answers["POST /keys"] = (201, {"key_id": "ed25519:1", "role": "enrolled"})
+    assert cambium("key", "enroll", tmp_path / "me.key.pub", "--name", "ann").status == 0
+    public = read_public_key(tmp_path / "me.key.pub").raw
+    assert stage.sent("POST /keys") == [{"name": "ann", "public": public}]
+    assert cambium("key", "enroll", tmp_path / "none.pub", "--name", "ann").status == 2
+
+
+def in_force(policy: Path) -> dict[str, object]:
+    found = parse_policy(policy.read_bytes())
+    return {
+        **found.content,
+        "signed": True,
+        "policy_digest": found.digest,
+        "state_version": 7,
+        "toml": policy.read_text(),
+    }
+
+
+def test_a_diff_says_what_widens_and_who_must_sign(cambium, stage, policy, tmp_path) -> None:
+    stage.answers["GET /policy"] = (200, in_force(policy))
+    other = tmp_path / "new.toml"
+    other.write_text(policy.read_text().replace("max_rank = 16", "max_rank = 64"))
+    shown = cambium("policy", "diff", other, "--json").json
+    assert shown["widens"] == ["learning.max_rank: 16 -> 64"]
+    assert (shown["needs"], shown["state_version"]) == ("the root, and 2 approvers", 7)
+    out = cambium("policy", "diff", other).out
+    assert "-max_rank = 16" in out and "+max_rank = 64" in out
+    other.write_text(policy.read_text().replace("max_rank = 16", "max_rank = 8"))
+    shown = cambium("policy", "diff", other, "--json").json
+    assert (shown["widens"], shown["needs"]) == ([], "the root")
+    stage.answers["GET /policy"] = (200, {"signed": False})
+    assert cambium("policy", "diff", other).status == 1
+
+
+def test_a_policy_is_signed_for_the_running_state_and_put(cambium, stage, policy, tmp_path) -> None:
+    root, approver = generate_key(), generate_key()
+    save_key(root, tmp_path / "root.key")
+    save_key(approver, tmp_path / "a.key")
+    signed = cambium("policy", "sign", policy, "--key", tmp_path / "root.key",
+                     "--state-version", 7)  # fmt: skip
+    assert signed.status == 0
+    stage.answers["GET /kill"] = (200, {"state_version": 7, "policy_digest": "sha256:" + "a" * 64})
+    stage.answers["POST /policy"] = (200, {"digest": "sha256:b", "widens": []})
+    assert cambium("policy", "put", policy, "--key", tmp_path / "a.key").status == 0
+    (sent,) = stage.sent("POST /policy")
+    assert sent["toml"].encode() == policy.read_bytes()
+    assert sent["signature"]["payload"]["state_version"] == 7
+    (widen,) = sent["signatures"]
+    assert widen["key_id"] == approver.key_id
+    assert widen["payload"]["action"] == "widen_scope"
+    assert widen["payload"]["target"] == sent["signature"]["payload"]["target"]
+    assert cambium("policy", "put", policy).status == 0
+    assert stage.sent("POST /policy")[1]["signatures"] == []

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import pytest
+from tests.policies import make_policy
 
 from cambium.core.canonical import digest_bytes
 from cambium.core.evidence import Measurement, Verdict
@@ -12,24 +13,14 @@ from cambium.lifecycle.evidence import evidence_root, look_statements
 from cambium.lifecycle.gates import judge, used_items
 from cambium.lifecycle.proposal import Approved, Frozen, LookTaken, Proposal, advance
 from cambium.lifecycle.publish import authorise_genesis
-from cambium.serve.bootstrap import render_policy
 from cambium.trust.acts import sign_act
 from cambium.trust.attestation import AttestationResult, appraise
 from cambium.trust.dsse import seal
 from cambium.trust.keys import SigningKey, generate_key
-from cambium.trust.policy import Policy, parse_policy
+from cambium.trust.policy import Policy
 from cambium.trust.providers.software_dev import SoftwareDevAttester
-from cambium.trust.quorum import Approver
 
 NOW = 50_000
-
-
-def make_policy(keys: list[SigningKey]) -> Policy:
-    people = [Approver(name=f"person {i}", public=key.public_key) for i, key in enumerate(keys)]
-    policy = parse_policy(render_policy(approvers=people))
-    # The development bars are tuned from time to time; these tests count looks.
-    gates = tuple(replace(g, passes_required=2, max_looks=5) for g in policy.gates)
-    return replace(policy, gates=gates)
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.policies import make_policy
 
 from cambium.core.nouns import ProposalState
 from cambium.lifecycle.blockers import Situation, blockers
@@ -81,7 +82,7 @@ def test_another_head_policy_or_domain_blocks(world: World) -> None:
     assert codes(blockers(proposal, replace(world.situation, head=head))) == ["parent"]
     same_number = replace(world.head, created_at=1)
     assert codes(blockers(proposal, replace(world.situation, head=same_number))) == ["parent"]
-    narrow = replace(world.policy, domains=("law",))
+    narrow = make_policy(world.keys, allowed='["law"]')
     found = codes(blockers(proposal, replace(world.situation, policy=narrow)))
     assert found == ["policy", "domain", "quorum"]
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.policies import make_policy
 
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import (
@@ -242,7 +243,7 @@ def test_a_parent_only_moves_up(world: World, revision: int, digest: str) -> Non
 
 
 def test_another_policy_cannot_judge_or_approve(world: World) -> None:
-    other = replace(world.policy, version=2)
+    other = make_policy(world.keys, version="2")
     proposal, awaiting = world.checking(), world.awaiting()
     for old, event in (
         (proposal, world.look(proposal)),

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.serving import tiny_base
+from tests.serving import Bounded, tiny_base
 
 from cambium.models.base import BaseModel, load_base
 from cambium.models.lora import LoraConfig
 from cambium.models.training_model import TrainingModel
 from cambium.serve.bank import Bank
 from cambium.serve.bootstrap import server_identity
-from cambium.serve.bounds import BARE_BUDGET
 from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.janitor import Janitor
 from cambium.serve.learning_queue import LearningQueue
@@ -62,8 +61,8 @@ def adapters_of(base: BaseModel, state: State, folder: Path) -> EphemeralAdapter
         model,
         state,
         queue=queue,
-        rehearsing=Rehearsing(state, base, embed=nothing, max_tokens=0),
-        bounds=BARE_BUDGET,
+        rehearsing=Rehearsing(state, base, embed=nothing, rules=Bounded(replay_tokens=0)),
+        rules=Bounded(replay_tokens=0),
         around=Around(published.bank),
     )
 

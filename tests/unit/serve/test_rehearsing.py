@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.serving import tiny_base
+from tests.serving import Bounded, tiny_base
 
 from cambium.core.errors import ConsentMissing, DataError
 from cambium.core.nouns import AdapterState
@@ -46,7 +46,7 @@ def embed(texts: list[str]) -> np.ndarray:
 
 
 def rehearsing(state: State, base: BaseModel, *, max_tokens: int = 10_000) -> Rehearsing:
-    return Rehearsing(state, base, embed=embed, max_tokens=max_tokens)
+    return Rehearsing(state, base, embed=embed, rules=Bounded(replay_tokens=max_tokens))
 
 
 def result(base: BaseModel) -> LearnResult:

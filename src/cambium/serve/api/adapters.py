@@ -151,8 +151,9 @@ def _get(runtime: Runtime, model: str, caller: Caller) -> dict[str, Any]:
 
 
 def _replay(runtime: Runtime, model: str, caller: Caller) -> dict[str, Any]:
-    _, digest = parse_model_name(model.rpartition(":")[2] if caller.sees_all else model)
-    name = caller.own(model.partition("@")[0])
+    asked, at, version = model.partition("@")
+    name = caller.own(asked)
+    _, digest = parse_model_name(f"{asked.rpartition(':')[2]}{at}{version}")
     if digest is None or digest == runtime.adapters.current_digest(name):
         calls = replay_adapter(runtime.adapters, runtime.state, name)
     else:

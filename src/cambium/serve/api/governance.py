@@ -15,9 +15,11 @@ from cambium.serve.access import Asking
 from cambium.serve.api.bodies import Body
 from cambium.serve.api.review import SignatureBody
 from cambium.serve.log_head import prove_entry, prove_growth
-from cambium.serve.revocation import revoke_key
+from cambium.serve.revocation import enrol_key, revoke_key
 from cambium.serve.runtime import Runtime
 from cambium.trust.acts import signature_from_json
+from cambium.trust.keys import PublicKey
+from cambium.trust.policy import SignedPolicy
 
 MAX_ENTRIES = 1000
 _MAX_SEQ = 2**63 - 1  # what the database's integers hold
@@ -31,6 +33,21 @@ class ProofQuery(BaseModel):
     size: int | None = Field(default=None, ge=1, le=_MAX_SEQ)
     first: int | None = Field(default=None, ge=0, le=_MAX_SEQ)
     second: int | None = Field(default=None, ge=0, le=_MAX_SEQ)
+
+
+class KeyBody(Body):
+    """A public key and whose it is; it can do nothing until a policy lists it."""
+
+    name: str = Field(min_length=1, max_length=64)
+    public: str
+
+
+class PolicyBody(Body):
+    """A policy's text, the root's signature over it, and the approvers' where it widens."""
+
+    toml: str
+    signature: SignatureBody
+    signatures: list[SignatureBody] = Field(default=[], max_length=64)
 
 
 class RevokeBody(Body):
@@ -53,6 +70,12 @@ def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
     async def keys() -> dict[str, Any]:
         return {"keys": await asyncio.to_thread(_keys, runtime)}
 
+    @routes.post("/keys", status_code=201)
+    async def enrol(body: KeyBody) -> dict[str, Any]:
+        public = PublicKey(raw=body.public)
+        row = await asyncio.to_thread(enrol_key, runtime.proposals, body.name, public)
+        return dict(row.__dict__)
+
     @routes.post("/keys/{key_id}/revoke")
     async def revoke(key_id: str, body: RevokeBody) -> dict[str, Any]:
         signatures = [signature_from_json(s.model_dump()) for s in body.signatures]
@@ -69,6 +92,14 @@ def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
     @routes.get("/policy")
     async def policy() -> dict[str, Any]:
         return await asyncio.to_thread(_policy, runtime)
+
+    @routes.post("/policy")
+    async def change(body: PolicyBody) -> dict[str, Any]:
+        signed = SignedPolicy(
+            toml=body.toml.encode(), signature=signature_from_json(body.signature.model_dump())
+        )
+        signatures = [signature_from_json(s.model_dump()) for s in body.signatures]
+        return await asyncio.to_thread(runtime.change_policy, signed, signatures)
 
     @routes.get("/audit")
     async def audit(
@@ -125,8 +156,9 @@ def _keys(runtime: Runtime) -> list[dict[str, Any]]:
 
 
 def _policy(runtime: Runtime) -> dict[str, Any]:
-    version = runtime.state_version()
-    if runtime.policy is None:
+    with runtime.state.read() as tx:
+        version, row = tx.state_version(), tx.active_policy()
+    if runtime.policy is None or row is None:
         return {
             "signed": False,
             "why": "this state has no signed policy; run `cambium init`",
@@ -138,7 +170,9 @@ def _policy(runtime: Runtime) -> dict[str, Any]:
         "digest": runtime.policy.digest,
         "attestation": runtime.identity.attestation_label,
         "state_version": version,
-        **runtime.policy.to_json(),
+        "policy_digest": runtime.policy.digest,
+        "toml": row.toml,
+        **runtime.policy.content,
     }
 
 

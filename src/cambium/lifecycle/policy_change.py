@@ -1,0 +1,106 @@
+"""Changing the rules of a running state: what a new policy would widen, and who must say yes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+from cambium.core.canonical import digest_bytes
+from cambium.core.errors import PolicyInvalid, ReplayDetected
+from cambium.core.nouns import Action, Signature
+from cambium.lifecycle.blockers import Situation
+from cambium.trust.acts import Expectation
+from cambium.trust.keys import PublicKey
+from cambium.trust.policy import Policy, SignedPolicy, verify_policy
+from cambium.trust.quorum import need_quorum
+
+_FREE = {"version", "metric", "max_items"}
+_STRICTEST = ("production", "nothing")
+_STRICTER_WHEN_MORE = {"k", "threshold", "passes_required", "min_items", "confidence",
+                       "min_novelty", "min_entropy", "wins_window"}  # fmt: skip
+# Whatever else is a number there is stricter when it is less.
+_BUDGETS = ("learning.", "traffic.", "gates.")
+
+
+def authorise_policy(
+    signed: SignedPolicy,
+    signatures: Sequence[Signature],
+    *,
+    situation: Situation,
+    root_public: PublicKey,
+) -> tuple[Policy, tuple[str, ...], tuple[Signature, ...]]:
+    """Returns the new policy, what it widens, and the approvers' signatures for that.
+
+    The root signs every policy. One that widens anything also needs k approvers of the policy in
+    force, who sign `widen_scope` over the digest of the text; where revocations have left fewer
+    than k, the root alone can put others in their place.
+
+    Raises:
+        SignatureInvalid, DigestMismatch, PolicyInvalid: the root did not sign this text as a
+            policy, its version is not higher, or it lists a revoked key.
+        ReplayDetected: it was signed for another version of the state.
+        ThresholdNotMet: it widens, and fewer than k approvers say yes.
+    """
+    old, new = situation.policy, verify_policy(signed, root_public)
+    if signed.signature.act.state_version != situation.state_version:
+        raise ReplayDetected(
+            f"the policy was signed at state version {signed.signature.act.state_version}, "
+            f"but it is {situation.state_version} now",
+            mend="look at the policy in force, and sign again with --state-version",
+        )
+    if new.version <= old.version:
+        raise PolicyInvalid(f"version {new.version} is not above {old.version}",
+                            mend="raise the policy's version")  # fmt: skip
+    people = (*new.approvers, *new.operators)
+    if gone := {p.name for p in people if p.key_id in situation.revoked_keys}:
+        raise PolicyInvalid(f"revoked keys are listed: {sorted(gone)}", mend="list new keys")
+    wider = tuple(widenings(old.content, new.content))
+    left = [a for a in old.approvers if a.key_id not in situation.revoked_keys]
+    if not wider or len(left) < old.k:
+        return new, wider, ()
+    expected = Expectation(
+        action=Action.WIDEN_SCOPE,
+        target=digest_bytes(signed.toml),
+        state_version=situation.state_version,
+        policy=old.digest,
+    )
+    counted = need_quorum(
+        signatures, approvers=left, expectation=expected, k=old.k, now=situation.now
+    )
+    return new, wider, counted
+
+
+def widenings(old: Mapping[str, object], new: Mapping[str, object]) -> Iterator[str]:
+    """Yields, of two policies' contents, where `new` is not known to be as strict as `old`."""
+    was, now = dict(_leaves("", old)), dict(_leaves("", new))
+    for path in sorted(was.keys() | now.keys()):
+        anyway = path.startswith("domains.allowed.") and "domains.allowed.*" in was
+        if not anyway and not _is_as_strict(path, was.get(path), now.get(path)):
+            yield f"{path}: {was.get(path, 'not there')} -> {now.get(path, 'not there')}"
+
+
+def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
+    """Yields single values by path; what a list holds is part of the path: names, people's keys."""
+    if isinstance(value, Mapping):
+        for name, inner in cast("Mapping[str, object]", value).items():
+            yield from _leaves(f"{path}.{name}".lstrip("."), inner)
+    elif isinstance(value, list):
+        for item in cast("list[Any]", value):
+            if path == "gates":
+                yield from _leaves(f"gates.{item['name']}", item)
+            else:
+                yield f"{path}.{item['public'] if isinstance(item, dict) else item}", True
+    else:
+        yield path, value
+
+
+def _is_as_strict(path: str, was: object, now: object) -> bool:
+    name = path.rpartition(".")[2]
+    if was == now or name in _FREE or now in _STRICTEST:
+        return True
+    if was is None or now is None:
+        # An owner or a gate that is new is stricter; of everything else, one that is gone.
+        return (was is None) == path.startswith(("domains.owners.", "gates."))
+    if not isinstance(was, (int, float)) or not isinstance(now, (int, float)):
+        return False
+    return now >= was if name in _STRICTER_WHEN_MORE else path.startswith(_BUDGETS) and now <= was

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import pytest
+from tests.policies import make_policy, policy_text
+
+from cambium.core.canonical import digest_bytes
+from cambium.core.errors import (
+    DigestMismatch,
+    PolicyInvalid,
+    ReplayDetected,
+    SignatureInvalid,
+    ThresholdNotMet,
+)
+from cambium.core.nouns import Action, SignedAct
+from cambium.lifecycle.policy_change import authorise_policy, widenings
+from cambium.trust.acts import sign_act
+from cambium.trust.keys import SigningKey, generate_key
+from cambium.trust.policy import SignedPolicy, parse_policy, sign_policy
+
+NOW = 50_000
+ROOT = generate_key()
+
+
+def changed(world: Any, **changes: str) -> bytes:
+    """Returns the text of the world's policy, one version on, with single lines changed."""
+    text = policy_text(world.keys)
+    for name, value in {"version": "2", **changes}.items():
+        text, found = re.subn(rf"(?m)^{name} = .+$", f"{name} = {value}", text, count=1)
+        assert found, name
+    return text.encode()
+
+
+def change(world: Any, toml: bytes, keys: list[SigningKey] | None = None, **more: Any) -> Any:
+    situation = replace(world.situation, **more.pop("situation", {}))
+    root, at = more.pop("root", ROOT), more.pop("at", situation.state_version)
+    fields: dict[str, Any] = {
+        "action": Action.WIDEN_SCOPE, "target": digest_bytes(toml),
+        "state_version": situation.state_version, "expires": NOW + 60,
+        "policy": world.policy.digest, **more,
+    }  # fmt: skip
+    signed = sign_policy(root, toml, state_version=at)
+    signatures = [sign_act(key, SignedAct(**fields)) for key in keys or []]
+    return authorise_policy(signed, signatures, situation=situation, root_public=ROOT.public_key)
+
+
+def test_the_root_alone_can_be_stricter(world: Any) -> None:
+    for changes in ({}, {"k": "3"}, {"max_rank": "8"}, {"learn": "false"}, {"threshold": "0.1"}):
+        toml = changed(world, **changes)
+        policy, wider, counted = change(world, toml)
+        assert (policy, wider, counted) == (parse_policy(toml), (), ())
+
+
+def test_whoever_widens_needs_the_approvers_too(world: Any) -> None:
+    toml = changed(world, max_rank="64")
+    for size in range(world.policy.k):
+        for group in combinations(world.keys, size):
+            with pytest.raises(ThresholdNotMet):
+                change(world, toml, list(group))
+    for group in combinations(world.keys, world.policy.k):
+        policy, wider, counted = change(world, toml, list(group))
+        assert policy.learning.max_rank == 64
+        assert wider == ("learning.max_rank: 16 -> 64",)
+        assert {s.key_id for s in counted} == {key.key_id for key in group}
+    with pytest.raises(ThresholdNotMet):
+        change(world, toml, [world.keys[0], world.keys[0], ROOT, generate_key()])
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"action": Action.POLICY},
+        {"target": digest_bytes(b"other")},
+        {"state_version": 2},
+        {"expires": NOW},
+        {"policy": digest_bytes(b"other")},
+        {"domain_tag": "other"},
+    ],
+)
+def test_approvers_say_yes_to_exactly_this(world: Any, field: dict[str, Any]) -> None:
+    toml = changed(world, max_rank="64")
+    with pytest.raises(ThresholdNotMet):
+        change(world, toml, world.keys, **field)
+
+
+def test_an_older_text_does_not_come_back(world: Any) -> None:
+    for at in (0, world.state_version - 1, world.state_version + 1):
+        with pytest.raises(ReplayDetected):
+            change(world, changed(world), at=at)
+    for version in ("1",):
+        with pytest.raises(PolicyInvalid, match="version"):
+            change(world, changed(world, version=version), world.keys)
+
+
+def test_nobody_but_the_root_signs_policies(world: Any) -> None:
+    for root in (generate_key(), world.keys[0]):
+        with pytest.raises(SignatureInvalid):
+            change(world, changed(world), world.keys, root=root)
+    signed = sign_policy(ROOT, changed(world), state_version=world.state_version)
+    other = SignedPolicy(toml=changed(world, max_rank="64"), signature=signed.signature)
+    with pytest.raises(DigestMismatch):
+        authorise_policy(other, [], situation=world.situation, root_public=ROOT.public_key)
+
+
+def test_a_revoked_key_is_neither_counted_nor_listed(world: Any) -> None:
+    gone, second, third = world.keys
+    revoked = {"revoked_keys": frozenset({gone.key_id})}
+    with pytest.raises(PolicyInvalid, match="revoked"):
+        change(world, changed(world), world.keys, situation=revoked)
+    toml = _with_new_person(changed(world, max_rank="64"), gone, generate_key())
+    with pytest.raises(ThresholdNotMet):
+        change(world, toml, [gone, second], situation=revoked)
+    assert change(world, toml, [second, third], situation=revoked)[1]
+
+
+def test_where_no_quorum_is_left_the_root_puts_others_in_their_place(world: Any) -> None:
+    gone, lost, _ = world.keys
+    toml = _with_new_person(changed(world), gone, generate_key())
+    toml = _with_new_person(toml, lost, generate_key())
+    revoked = {"revoked_keys": frozenset({gone.key_id, lost.key_id})}
+    _, wider, counted = change(world, toml, situation=revoked)
+    assert len(wider) == 2 and counted == ()
+
+
+def _with_new_person(toml: bytes, old: SigningKey, new: SigningKey) -> bytes:
+    found = toml.replace(old.public_key.raw.encode(), new.public_key.raw.encode())
+    assert found != toml
+    return found
+
+
+def found(world: Any, **changes: str) -> list[str]:
+    old, new = make_policy(world.keys), make_policy(world.keys, **changes)
+    return [path.partition(":")[0] for path in widenings(old.content, new.content)]
+
+
+def test_the_same_policy_widens_nothing(world: Any) -> None:
+    assert found(world) == []
+    assert found(world, version="9", metric='"renamed"') == []
+
+
+LOOSER = [
+    ("k", "1", "approvers.k"),
+    ("profile", '"development"', None),
+    ("then", '"base"', "kill.then"),
+    ("allowed", '["*", "law"]', None),
+    ("owners", '{ law = "acme" }', None),
+    ("accept", '["software-dev", "tdx"]', "attestation.accept.tdx"),
+    ("names", '["text", "tools"]', "scopes.names.tools"),
+    ("tenants", '["default", "acme"]', "traffic.tenants.acme"),
+    ("threshold", "-0.5", "gates.domain_gain.threshold"),
+    ("passes_required", "1", "gates.domain_gain.passes_required"),
+    ("confidence", "0.6", "gates.domain_gain.confidence"),
+    ("min_novelty", "0.0", "traffic.min_novelty"),
+    ("monitor_margin_nats", "1.0", "learning.monitor_margin_nats"),
+    ("max_relative_change", "9.0", "learning.max_relative_change"),
+    ("replay_tokens", "200000", "learning.replay_tokens"),
+    ("max_ttl_s", "99999999", "learning.max_ttl_s"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "path"), LOOSER)
+def test_what_is_looser_widens(world: Any, field: str, value: str, path: str | None) -> None:
+    assert found(world, **{field: value}) == ([path] if path else [])
+
+
+def test_every_number_widens_in_one_direction_and_no_more(world: Any) -> None:
+    """Each number moved a little up and a little down: exactly one of the two widens."""
+    text = policy_text(world.keys)
+    old, tried = parse_policy(text.encode()), 0
+    for match in re.finditer(r"(?m)^(\w+) = (-?[\d.]+)$", text):
+        name, value = match[1], float(match[2])
+        if name in ("version", "max_items"):
+            continue
+        both = []
+        for factor in (0.9, 1.1) if value else ():
+            moved = value * factor if "." in match[2] else value + (1 if factor > 1 else -1)
+            number = f"{moved:.6f}" if "." in match[2] else f"{moved:.0f}"
+            other = f"{text[: match.start(2)]}{number}{text[match.end(2) :]}"
+            try:
+                new = parse_policy(other.encode())
+            except PolicyInvalid:
+                continue  # out of its range: nobody can put it in force
+            both.append(list(widenings(old.content, new.content)))
+        assert len(both) < 2 or sorted(map(bool, both)) == [False, True], (name, both)
+        tried += len(both) == 2
+    assert tried > 20
+
+
+def test_what_is_gone_is_stricter_but_for_owners_and_gates(world: Any) -> None:
+    old = make_policy(world.keys, owners='{ law = "acme" }', allowed='["law", "code"]').content
+    new = make_policy(world.keys, allowed='["law"]').content
+    assert list(widenings(old, new)) == ["domains.owners.law: acme -> not there"]
+    moved = make_policy(world.keys, owners='{ law = "globex" }', allowed='["law"]').content
+    assert list(widenings(old, moved)) == ["domains.owners.law: acme -> globex"]
+    anything = make_policy(world.keys, owners='{ law = "acme" }').content
+    assert list(widenings(old, anything)) == ["domains.allowed.*: not there -> True"]
+    gates = [gate for gate in new["gates"] if gate["name"] != "integrity"]  # type: ignore[union-attr,attr-defined]
+    fewer = list(widenings(new, {**new, "gates": gates}))
+    assert fewer and all(path.startswith("gates.integrity.") for path in fewer)
+    assert list(widenings({**new, "gates": gates}, new)) == []
+
+
+def test_a_production_state_does_not_quietly_become_a_development_one(world: Any) -> None:
+    production = make_policy(world.keys, profile='"production"', accept="[]").content
+    development = make_policy(world.keys).content
+    assert list(widenings(development, production)) == []
+    assert len(list(widenings(production, development))) == 2
