@@ -31,6 +31,8 @@ Reached = Callable[[str], None]
 def main() -> None:
     """Kills a writer again and again on one state, and looks each time at what is there."""
     folder = Path(sys.argv[1])
+    if len(sys.argv) > 2:  # the folder then belongs to that database
+        State.open(folder, url=sys.argv[2]).close()
     rounds: list[str | None] = [p for p in POINTS for _ in range(ROUNDS_EACH)]
     rounds += [None] * RANDOM_ROUNDS
     acknowledged: dict[str, str] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.dialects import sqlite
 
 from cambium.core.errors import AdapterNotFound, ConsentMissing
 from cambium.core.nouns import AdapterState
@@ -117,9 +116,9 @@ class AdapterRows(Rows):
         self._need_blob(record.blob)
         values = values_of(record)
         del values["id"]
-        insert = sqlite.insert(Example).values(**values)
+        insert = self._insert(Example).values(**values)
         once = insert.on_conflict_do_nothing(index_elements=["adapter", "digest"])
-        return self._connection.execute(once).rowcount == 1
+        return self._connection.execute(once.returning(Example.id)).first() is not None
 
     def list_examples(self, adapter: str) -> list[ExampleRecord]:
         """Returns the kept examples, in the order in which they came."""

@@ -1,28 +1,28 @@
-"""The SQLite engine, set for durability, and the migrations that bring its schema up to date."""
+"""Which database holds the state, and the migrations that bring its schema up to date."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from cambium.core.errors import ConfigError
+from cambium.serve.store.postgres import open_postgres
+from cambium.serve.store.sqlite import open_sqlite
 
-_WRITES = "cambium_writes"
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_MAX_CONNECTIONS = 32
-_PRAGMAS = ("busy_timeout = 5000", "synchronous = FULL", "foreign_keys = ON")
+_SQLITE = ("sqlite", "sqlite+pysqlite")
+_POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")
 
 
 def database_url(text: str | None, *, default: Path) -> URL:
-    """Returns the URL of a SQLite file: `text`, or the default path.
+    """Returns the URL of a SQLite file or a PostgreSQL database: `text`, or the default path.
 
     Raises:
         ConfigError: `text` is not a URL, or names another database, or one in memory.
@@ -32,12 +32,16 @@ def database_url(text: str | None, *, default: Path) -> URL:
     try:
         url = make_url(text)
     except ArgumentError as error:
-        raise ConfigError("the database is not a URL", mend="use sqlite:///PATH") from error
-    in_memory = url.database in (None, "", ":memory:") or url.query
-    if url.drivername not in ("sqlite", "sqlite+pysqlite") or in_memory:
         raise ConfigError(
-            f"the database {url.render_as_string(hide_password=True)!r} is not a SQLite file",
-            mend="use sqlite:///PATH",
+            "the database is not a URL", mend="use sqlite:///PATH or postgresql://…"
+        ) from error
+    in_memory = url.database in (None, "", ":memory:") or url.query
+    if url.drivername in _POSTGRES:
+        return url.set(drivername="postgresql")
+    if url.drivername not in _SQLITE or in_memory:
+        raise ConfigError(
+            f"{url.render_as_string(hide_password=True)!r} is no SQLite file and no PostgreSQL",
+            mend="use sqlite:///PATH or postgresql://…",
         )
     return url
 
@@ -46,17 +50,9 @@ def open_engine(url: URL) -> Engine:
     """Returns an engine whose every commit is on disk when it returns.
 
     Raises:
-        ConfigError: on first use, where the file system cannot do write-ahead logging.
+        ConfigError: the database's driver is missing; on first use, where it cannot be durable.
     """
-    engine = create_engine(url, pool_size=4, max_overflow=_MAX_CONNECTIONS - 4)
-    event.listen(engine, "connect", _set_up)
-    event.listen(engine, "begin", _begin)
-    return engine
-
-
-def for_writing(connection: Connection) -> Connection:
-    """Returns the connection, whose next transaction is the database's one writer."""
-    return connection.execution_options(**{_WRITES: True})
+    return open_sqlite(url) if url.get_backend_name() == "sqlite" else open_postgres(url)
 
 
 def migrate(connection: Connection, *, to: str = "head") -> None:
@@ -73,6 +69,11 @@ def migrate(connection: Connection, *, to: str = "head") -> None:
         raise ConfigError(
             f"the state was written by another version ({error})", mend="use that version or later"
         ) from error
+
+
+def has_schema(connection: Connection) -> bool:
+    """Returns whether any migration was ever made."""
+    return MigrationContext.configure(connection).get_current_revision() is not None
 
 
 def require_current_schema(connection: Connection) -> None:
@@ -95,24 +96,3 @@ def _config() -> Config:
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
-
-
-def _set_up(connection: Any, _record: object) -> None:
-    # None: Python's driver begins nothing by itself, so that `_begin` alone decides.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in _PRAGMAS:
-        cursor.execute(f"PRAGMA {pragma}")
-    mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-    cursor.close()
-    if mode != "wal":
-        raise ConfigError(
-            f"the database's journal mode is {mode!r}, not WAL", mend="use a local file system"
-        )
-
-
-def _begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITES, False)
-    # IMMEDIATE takes the write lock at once: a transaction never fails half-way for want of it.
-    connection.exec_driver_sql(f"PRAGMA query_only = {'OFF' if writes else 'ON'}")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sqlalchemy.exc import DataError as RefusedValue
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from cambium.core.errors import (
@@ -43,7 +44,7 @@ def known_errors() -> Iterator[None]:
         StateLocked: another process held the database for longer than the busy timeout.
         StateCorrupt: the file is not a database, or a damaged one.
         DataError: a row that contradicts a key or a reference.
-        ConfigError: the database cannot be opened.
+        ConfigError: the database cannot be opened, or is gone.
         CambiumError: anything else the database refuses.
     """
     try:
@@ -62,6 +63,10 @@ def _known(error: StatementError) -> CambiumError:
         return cause
     if isinstance(error, DBAPIError) and isinstance(cause, sqlite3.Error):
         return _from_sqlite(cause)
+    if isinstance(error, RefusedValue):
+        return DataError(f"the row holds what cannot be stored ({cause})", mend="send plain text")
+    if isinstance(error, DBAPIError) and type(cause).__module__.startswith("psycopg"):
+        return _from_postgres(cause)
     return CambiumError(f"the database refused a statement: {cause}")
 
 
@@ -83,3 +88,23 @@ def _from_sqlite(cause: sqlite3.Error) -> CambiumError:
             f"the database cannot be opened ({cause})", mend="check the state folder's permissions"
         )
     return CambiumError(f"the database refused a statement ({cause})")
+
+
+def _from_postgres(cause: BaseException | None) -> CambiumError:
+    state = str(getattr(cause, "sqlstate", None) or "")
+    said = str(cause).strip().split("\n")[0]
+    if state in ("53100", "53400"):
+        return storage_full()
+    if state in ("55P03", "57014", "40001", "40P01"):
+        return StateLocked(
+            "another process is writing to the database", mend="stop it, or try again later"
+        )
+    if state in ("XX001", "XX002"):
+        return StateCorrupt(f"the database is damaged ({said})", mend="restore it from a backup")
+    if state[:2] in ("22", "23"):
+        return DataError(f"the row contradicts what is stored ({said})", mend="read it first")
+    if not state or state[:2] in ("08", "28", "3D", "57"):
+        return ConfigError(
+            f"the database cannot be reached ({said})", mend="check --db and the database"
+        )
+    return CambiumError(f"the database refused a statement ({said})")

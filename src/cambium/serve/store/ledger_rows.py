@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from sqlalchemy import delete, false, func, insert, or_, select, update
-from sqlalchemy.dialects import sqlite
 
 from cambium.core.errors import KeyUnknown, PolicyMissing, StateCorrupt
 from cambium.serve.store.records import KeyRow, PolicyRow
@@ -83,7 +82,7 @@ class LedgerRows(Rows):
 
     def set_meta(self, key: str, *, value: str) -> None:
         """Sets a single value."""
-        first = sqlite.insert(Meta).values(key=key, value=value)
+        first = self._insert(Meta).values(key=key, value=value)
         put = first.on_conflict_do_update(index_elements=["key"], set_={"value": value})
         self._connection.execute(put)
 

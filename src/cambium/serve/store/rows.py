@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Select, insert, select
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import postgresql, sqlite
 
 from cambium.core.errors import StateCorrupt
 from cambium.serve.store.blobs import BlobStore
@@ -41,16 +41,21 @@ class Rows:
 
     def _add_once(self, table: type[Table], record: object) -> None:
         """Inserts the record unless its primary key is there; what is there is not changed."""
-        statement = sqlite.insert(table).values(**values_of(record))
+        statement = self._insert(table).values(**values_of(record))
         self._connection.execute(statement.on_conflict_do_nothing(index_elements=_keys(table)))
 
     def _put(self, table: type[Table], record: object, **more: object) -> None:
         """Inserts the record, or replaces the row that has its primary key."""
         values = values_of(record) | more
         keys = _keys(table)
-        statement = sqlite.insert(table).values(**values)
+        statement = self._insert(table).values(**values)
         others = {name: statement.excluded[name] for name in values if name not in keys}
         self._connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others))
+
+    def _insert(self, table: type[Table]) -> sqlite.Insert | postgresql.Insert:
+        """Returns an insert that can say what to do on a conflict."""
+        ours = self._connection.dialect.name == "sqlite"
+        return sqlite.insert(table) if ours else postgresql.insert(table)
 
     def _need_blob(self, digest: str | None) -> None:
         if digest is not None and not self._blobs.has(digest):

@@ -6,11 +6,13 @@ import json
 from typing import cast
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Dialect,
     Double,
     Enum,
     ForeignKey,
+    Integer,
     MetaData,
     Text,
     TypeDecorator,
@@ -58,6 +60,8 @@ class Table(DeclarativeBase):
         tuple[str, ...]: CanonicalJson,
         str: Text,
         float: Double,
+        # Milliseconds since 1970 are beyond 32 bits; in SQLite only INTEGER counts up by itself.
+        int: BigInteger().with_variant(Integer(), "sqlite"),
         AdapterState: Enum(
             AdapterState, native_enum=False, length=16, values_callable=lambda e: [*map(str, e)]
         ),

@@ -1,6 +1,7 @@
 """The state folder: its lock, its database, its blobs.
 
-`DIR/lock`, `DIR/cambium.db` (SQLite: WAL, synchronous=FULL, foreign keys on) and `DIR/blobs`.
+`DIR/lock`, `DIR/cambium.db` (SQLite: WAL, synchronous=FULL, foreign keys on) and `DIR/blobs`. With
+PostgreSQL the rows are there, `DIR/database.url` says where, and the rest stays in the folder.
 A transaction that has ended without an error survives `kill -9` and power loss.
 """
 
@@ -8,24 +9,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from cambium.core.errors import CambiumError, ConfigError, StateLocked
 from cambium.serve.store.blobs import BlobStore, make_durable_folder
 from cambium.serve.store.database import (
-    database_url,
-    for_writing,
+    has_schema,
     migrate,
     open_engine,
     require_current_schema,
 )
 from cambium.serve.store.failures import known_errors
 from cambium.serve.store.folder_lock import FolderLock
+from cambium.serve.store.moving import DATABASE_FILE, chosen_database, remember, take_over
+from cambium.serve.store.postgres import claim
 from cambium.serve.store.transaction import Transaction
+from cambium.serve.store.writing import for_writing
 
 
 class State:
@@ -34,10 +38,18 @@ class State:
     Open it with `State.open`, close it with `close` or by leaving a `with` block.
     """
 
-    def __init__(self, engine: Engine, *, blobs: BlobStore, lock: FolderLock | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        blobs: BlobStore,
+        lock: FolderLock | None,
+        claimed: Connection | None = None,
+    ) -> None:
         self.blobs = blobs
         self._engine = engine
         self._lock = lock
+        self._claimed = claimed
         self._closed = False
         self._writing = threading.Lock()
         self._writer: int | None = None
@@ -47,19 +59,23 @@ class State:
         """Opens a state folder, which is made if it is not there.
 
         Args:
-            url: `sqlite:///PATH` of a database elsewhere; `DIR/cambium.db` if None.
+            url: `sqlite:///PATH` or `postgresql://…` of a database elsewhere, which the folder
+                then belongs to; an empty one takes over what the folder's own file holds. None
+                for where the folder belongs: `DIR/cambium.db` at first.
             exclusive: False opens a state that is there, perhaps in another process's hands,
                 for reading only.
 
         Raises:
-            StateLocked: another process, named in the message, holds the folder.
+            StateLocked: another process, named in the message, holds the folder, or another
+                server the database.
             ConfigError: the folder or the URL cannot be used, or another version wrote it.
             StateCorrupt: the database is damaged.
             StorageFull: there is no room for the first files.
         """
-        database = database_url(url, default=folder / "cambium.db")
+        database = chosen_database(folder, url)
         if not exclusive:
-            if not Path(str(database.database)).is_file():
+            is_file = database.get_backend_name() == "sqlite"
+            if is_file and not Path(str(database.database)).is_file():
                 raise ConfigError(f"there is no state in {folder}", mend="start a server on it")
             return cls._opened(open_engine(database), folder=folder, lock=None)
         with known_errors():
@@ -71,10 +87,14 @@ class State:
                     f"{folder} cannot hold a state ({error.strerror})", mend="name another folder"
                 ) from error
         try:
-            return cls._opened(open_engine(database), folder=folder, lock=lock)
+            state = cls._opened(open_engine(database), folder=folder, lock=lock)
+            if url is not None:
+                with known_errors():
+                    remember(folder, database)
         except BaseException:
             lock.release()
             raise
+        return state
 
     @classmethod
     def _opened(cls, engine: Engine, *, folder: Path, lock: FolderLock | None) -> State:
@@ -84,11 +104,16 @@ class State:
                 with state._connection_for_reading() as connection:
                     require_current_schema(connection)
             else:
+                with known_errors():
+                    state._claimed = claim(engine) if engine.dialect.name != "sqlite" else None
                 with state._connection_for_writing() as connection:
+                    fresh = not has_schema(connection)
                     migrate(connection)
+                    if fresh and engine.url.database != str(folder / DATABASE_FILE):
+                        take_over(folder, connection)
                 state.blobs.delete_partial()
         except BaseException:
-            engine.dispose()
+            state._dispose()
             raise
         return state
 
@@ -127,7 +152,7 @@ class State:
         with self._writing:
             if not self._closed:
                 self._closed = True
-                self._engine.dispose()
+                self._dispose()
                 if self._lock is not None:
                     self._lock.release()
 
@@ -167,6 +192,12 @@ class State:
         with known_errors(), self._engine.connect() as connection, connection.begin() as view:
             yield connection
             view.rollback()
+
+    def _dispose(self) -> None:
+        if self._claimed is not None:
+            with suppress(SQLAlchemyError):  # a database that is gone has let it go
+                self._claimed.close()
+        self._engine.dispose()
 
     def _refuse_if_closed(self) -> None:
         if self._closed:

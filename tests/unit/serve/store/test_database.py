@@ -12,9 +12,10 @@ from sqlalchemy import Engine, inspect
 
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import ConfigError
-from cambium.serve.store.database import database_url, for_writing, migrate, open_engine
+from cambium.serve.store.database import database_url, migrate, open_engine
 from cambium.serve.store.schema import Table
 from cambium.serve.store.state import State
+from cambium.serve.store.writing import for_writing
 from cambium.trust.audit import grow
 from cambium.trust.merkle import GrowingTree, tree_root
 
@@ -105,10 +106,10 @@ def test_every_connection_is_durable_and_checks_references(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "url",
-    ["", "nonsense", "postgresql://u:secret@h/db", "sqlite://", "sqlite:///:memory:",
+    ["", "nonsense", "mysql://u:secret@h/db", "sqlite://", "sqlite:///:memory:",
      "sqlite:///file:x?mode=memory&uri=true"],
 )  # fmt: skip
-def test_only_a_sqlite_file_is_a_database(tmp_path: Path, url: str) -> None:
+def test_only_a_file_or_postgresql_is_a_database(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigError) as refused:
         State.open(tmp_path / "state", url=url)
     assert "secret" not in refused.value.one_line()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -139,14 +137,12 @@ def test_only_the_latest_checkpoint_is_kept_and_it_verifies(state: State) -> Non
         assert view.latest_checkpoint() == second
 
 
-def test_a_changed_entry_is_found(state: State, tmp_path: Path) -> None:
+def test_a_changed_entry_is_found(state: State) -> None:
     with state.transaction() as tx:
         for n in range(3):
             tx.audit("learn", body={"n": n}, at=n)
-    connection = sqlite3.connect(tmp_path / "state" / "cambium.db")
-    with connection:
-        connection.execute("UPDATE audit SET body = '{\"n\":7}' WHERE seq = 2")
-    connection.close()
+    with state._connection_for_writing() as connection:
+        connection.exec_driver_sql("UPDATE audit SET body = '{\"n\":7}' WHERE seq = 2")
     with state.read() as view, pytest.raises(AuditBroken) as broken:
         root_of(view.audit_entries())
     assert broken.value.detail["seq"] == 2

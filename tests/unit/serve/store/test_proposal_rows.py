@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -44,11 +42,10 @@ def revision(number: int) -> RevisionRow:
                        signature={"sig": "00"}, at=9)  # fmt: skip
 
 
-def tamper(folder: Path, statement: str) -> None:
-    connection = sqlite3.connect(folder / "state" / "cambium.db")
-    with connection:
-        assert connection.execute(statement).rowcount == 1
-    connection.close()
+def tamper(state: State, statement: str) -> None:
+    """Changes a row behind the program's back."""
+    with state._connection_for_writing() as connection:
+        assert connection.exec_driver_sql(statement).rowcount == 1
 
 
 def test_a_proposal_is_one_row_that_moves_on(state: State) -> None:
@@ -124,21 +121,21 @@ def test_revisions_grow_by_one(state: State) -> None:
             view.get_revision(4)
 
 
-def test_a_changed_manifest_is_never_returned(state: State, tmp_path: Path) -> None:
+def test_a_changed_manifest_is_never_returned(state: State) -> None:
     with state.transaction() as tx:
         tx.add_revision(revision(1))
-    tamper(tmp_path, "UPDATE revisions SET manifest = replace(manifest, '0.1', '0.2')")
+    tamper(state, "UPDATE revisions SET manifest = replace(manifest, '0.1', '0.2')")
     with state.read() as view:
         for ask in (view.head_revision, view.list_revisions, lambda: view.get_revision(1)):
             with pytest.raises(StateCorrupt, match="revision 1"):
                 ask()
 
 
-def test_changed_evidence_is_never_returned(state: State, tmp_path: Path) -> None:
+def test_changed_evidence_is_never_returned(state: State) -> None:
     with state.transaction() as tx:
         tx.put_proposal(proposal())
         tx.add_evidence(evidence())
-    tamper(tmp_path, "UPDATE evidence SET envelope = '{}'")
+    tamper(state, "UPDATE evidence SET envelope = '{}'")
     with state.read() as view, pytest.raises(StateCorrupt, match="evidence"):
         view.list_evidence("p-1")
 

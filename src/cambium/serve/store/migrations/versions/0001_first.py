@@ -14,6 +14,9 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+# Milliseconds since 1970 are beyond 32 bits; in SQLite only INTEGER counts a key up by itself.
+_WHOLE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     """Makes every table."""
@@ -31,11 +34,11 @@ def _maybe_texts(*names: str) -> list[sa.Column[str]]:
 
 
 def _numbers(*names: str) -> list[sa.Column[int]]:
-    return [sa.Column(name, sa.Integer(), nullable=False) for name in names]
+    return [sa.Column(name, _WHOLE, nullable=False) for name in names]
 
 
 def _maybe_number(name: str) -> sa.Column[int]:
-    return sa.Column(name, sa.Integer(), nullable=True)
+    return sa.Column(name, _WHOLE, nullable=True)
 
 
 def _make_ledger() -> None:

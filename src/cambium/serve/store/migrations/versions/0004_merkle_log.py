@@ -17,6 +17,9 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+# Milliseconds since 1970 are beyond 32 bits; in SQLite only INTEGER counts a key up by itself.
+_WHOLE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     """Makes the new tables and hashes every entry again."""
@@ -25,14 +28,14 @@ def upgrade() -> None:
         table.drop_column("prev")
     nodes = op.create_table(
         "audit_nodes",
-        sa.Column("level", sa.Integer(), nullable=False),
-        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("level", _WHOLE, nullable=False),
+        sa.Column("position", _WHOLE, nullable=False),
         sa.Column("hash", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("level", "position", name="pk_audit_nodes"),
     )
     op.create_table(
         "checkpoints",
-        sa.Column("size", sa.Integer(), nullable=False),
+        sa.Column("size", _WHOLE, nullable=False),
         *(sa.Column(name, sa.Text(), nullable=False) for name in ("root", "key_id", "signature")),
         sa.ForeignKeyConstraint(["size"], ["audit.seq"], name="fk_checkpoints_size"),
         sa.PrimaryKeyConstraint("size", name="pk_checkpoints"),

@@ -10,6 +10,9 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
+# Milliseconds since 1970 are beyond 32 bits; in SQLite only INTEGER counts a key up by itself.
+_WHOLE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     """Makes the table."""
@@ -19,10 +22,10 @@ def upgrade() -> None:
             sa.Column(name, sa.Text(), nullable=False)
             for name in ("token_id", "hash", "name", "tenant", "roles")
         ),
-        sa.Column("requests_per_minute", sa.Integer(), nullable=False),
-        sa.Column("created_at", sa.Integer(), nullable=False),
-        sa.Column("expires_at", sa.Integer(), nullable=True),
-        sa.Column("revoked_at", sa.Integer(), nullable=True),
+        sa.Column("requests_per_minute", _WHOLE, nullable=False),
+        sa.Column("created_at", _WHOLE, nullable=False),
+        sa.Column("expires_at", _WHOLE, nullable=True),
+        sa.Column("revoked_at", _WHOLE, nullable=True),
         sa.PrimaryKeyConstraint("token_id", name="pk_tokens"),
         sa.UniqueConstraint("hash", name="uq_tokens_hash"),
     )

@@ -1,0 +1,81 @@
+"""Which database a state folder belongs to, and how a state moves from its file to another."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, func, insert, select
+
+from cambium.core.errors import ConfigError
+from cambium.serve.store.database import database_url, open_engine, require_current_schema
+from cambium.serve.store.schema import Table
+
+DATABASE_FILE = "cambium.db"
+URL_FILE = "database.url"
+# Rows that are numbered by the database, which has to go on where the old one stopped.
+_NUMBERED = ("learn_steps", "examples")
+
+
+def chosen_database(folder: Path, text: str | None) -> URL:
+    """Returns the database of a state: the one asked for, the one it moved to, or its own file.
+
+    Raises:
+        ConfigError: the URL cannot be used.
+    """
+    kept = folder / URL_FILE
+    if text is None and kept.is_file():
+        text = kept.read_text(encoding="utf-8").strip()
+    return database_url(text, default=folder / DATABASE_FILE)
+
+
+def remember(folder: Path, url: URL) -> None:
+    """Notes where the state lies, for its owner alone: the URL may hold a password."""
+    kept, text = folder / URL_FILE, url.render_as_string(hide_password=False) + "\n"
+    if kept.is_file() and kept.read_text(encoding="utf-8") == text:
+        return
+    partial = kept.with_name(f".{URL_FILE}.partial")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(kept)
+
+
+def take_over(folder: Path, target: Connection) -> bool:
+    """Copies what the folder's own file holds into an empty database, in its transaction.
+
+    The file stays as it was; from now on it is a copy of the past.
+
+    Returns:
+        False if there is no such file.
+
+    Raises:
+        ConfigError: the file is of another version of the program.
+    """
+    if not (folder / DATABASE_FILE).is_file():
+        return False
+    engine = open_engine(database_url(None, default=folder / DATABASE_FILE))
+    try:
+        with engine.connect() as source, source.begin():
+            try:
+                require_current_schema(source)
+            except ConfigError as error:
+                mend = "open it once without --db, which brings it up to date"
+                raise ConfigError(f"{folder / DATABASE_FILE}: {error.message}", mend=mend) from None
+            for table in Table.metadata.sorted_tables:
+                rows = [dict(row) for row in source.execute(select(table)).mappings()]
+                if rows:
+                    target.execute(insert(table), rows)
+    finally:
+        engine.dispose()
+    if target.dialect.name == "postgresql":
+        for name in _NUMBERED:
+            column = Table.metadata.tables[name].c.id
+            last = target.execute(select(func.max(column))).scalar()
+            if last is not None:
+                sequence = func.pg_get_serial_sequence(name, "id")
+                target.execute(select(func.setval(sequence, last)))
+    return True
