@@ -53,6 +53,7 @@ rollback = {{ k = 2 }}
 kill = {{ then = "{then}", operators = [{operator}] }}
 [approvers]
 k = 2
+group = "{group}"
 list = [{people}]
 [learning]
 max_steps_per_call = 8
@@ -94,6 +95,7 @@ class Rules:
 
     domains: tuple[str, ...] = ("*",)
     owners: tuple[tuple[str, str], ...] = ()
+    group: str = ""
     then: str = "nothing"
     margin: float = 0.15
     replay_tokens: int = 10_000
@@ -119,6 +121,7 @@ class Rules:
         )
         text = _POLICY.format(
             domains=json.dumps(self.domains),
+            group=self.group,
             owners=", ".join(f'{domain} = "{tenant}"' for domain, tenant in self.owners),
             people=people,
             max_change=self.max_change,

@@ -51,8 +51,8 @@ def accepted(signature: Signature, *, key: PublicKey = KEY.public_key, now: int 
 
 def counted(signatures: list[Signature], *, n: int = 3, k: int = 2, now: int = NOW) -> int:
     result = count_quorum(signatures, approvers=PEOPLE[:n], expectation=EXPECTED, k=k, now=now)
-    assert result.met == (len(result.approvals) >= k)
-    return len(result.approvals)
+    assert result.met == (len(result.signatures) >= k)
+    return len(result.signatures)
 
 
 def other_acts() -> Iterator[SignedAct]:
@@ -202,7 +202,7 @@ def test_the_same_key_bytes_under_two_entries_are_one_key() -> None:
         count_quorum([GOOD] * 3, approvers=twins, expectation=EXPECTED, k=2, now=NOW)
     mixed = [*twins, PEOPLE[1]]
     result = count_quorum([GOOD] * 3, approvers=mixed, expectation=EXPECTED, k=2, now=NOW)
-    assert (result.n, len(result.approvals), result.met) == (2, 1, False)
+    assert (result.n, len(result.signatures), result.met) == (2, 1, False)
     with pytest.raises(PolicyInvalid):
         parse_policy(render_policy(approvers=twins[:2] + PEOPLE[1:2]))
 

@@ -134,12 +134,12 @@ def _signed(policy: Path, key: Path) -> tuple[SignedPolicy, PublicKey]:
     """Signs a policy with the root key, or takes the signature made where the root key lies."""
     from cambium.cli.keys import read_public_key
     from cambium.cli.policies import read_signed_policy, read_toml
-    from cambium.serve.store.key_files import load_key
+    from cambium.cli.signing import read_key
     from cambium.trust.policy import sign_policy
 
     if key.suffix == ".pub":
         return read_signed_policy(policy), read_public_key(key)
-    root = load_key(key)
+    root = read_key(key)
     return sign_policy(root, read_toml(policy)), root.public_key
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cambium.cli.ceremonies import ceremony
 from cambium.cli.client import connect, rows_of, segment
 from cambium.cli.drill import drill
 from cambium.cli.failures import NO, CommandFailed
 from cambium.cli.options import AsJson, Keys, State
 from cambium.cli.output import print_json, print_record, print_rows
-from cambium.cli.signing import signed_body
+from cambium.cli.signing import new_passphrase, signed_body
 from cambium.core.errors import ConfigError, TrustError
 from cambium.core.nouns import Action
 
@@ -28,6 +29,9 @@ _COLUMNS = ("name", "role", "key_id", "enrolled_at", "revoked_at")
 @app.command()
 def new(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The private key goes here.")],
+    encrypt: Annotated[
+        bool, typer.Option("--encrypt", help="Under a passphrase: asked, or CAMBIUM_PASSPHRASE.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a key pair: FILE for its owner alone, FILE.pub for everybody."""
@@ -36,7 +40,7 @@ def new(
 
     public_file = Path(f"{file}.pub")
     key = generate_key()
-    save_key(key, file)
+    save_key(key, file, passphrase=new_passphrase(file) if encrypt else None)
     try:
         with public_file.open("x", encoding="ascii") as written:
             written.write(key.public_key.raw + "\n")
@@ -95,6 +99,7 @@ def revoke(
 
 
 app.command()(drill)
+app.command()(ceremony)
 
 
 def read_public_key(path: Path) -> PublicKey:

@@ -13,7 +13,7 @@ from cambium.cli.client import connect
 from cambium.cli.failures import NO, CommandFailed
 from cambium.cli.options import AsJson, Key, State
 from cambium.cli.output import print_json, print_line, print_record
-from cambium.cli.signing import signed_body
+from cambium.cli.signing import read_key, signed_body
 from cambium.core.errors import ConfigError, DataError
 from cambium.core.nouns import Action
 
@@ -49,11 +49,10 @@ def sign(
     ] = 0,
 ) -> None:
     """Sign a policy with the root key, into FILE.sig, for `policy put` or `init --key ROOT.pub`."""
-    from cambium.serve.store.key_files import load_key
     from cambium.trust.acts import signature_to_json
     from cambium.trust.policy import sign_policy
 
-    signed = sign_policy(load_key(key), read_toml(file), state_version=version)
+    signed = sign_policy(read_key(key), read_toml(file), state_version=version)
     target = signature_file(file)
     try:
         target.write_text(json.dumps(signature_to_json(signed.signature), indent=1) + "\n")

@@ -60,7 +60,7 @@ def blockers(proposal: Proposal, situation: Situation) -> tuple[str, ...]:
     quorum = merge_quorum(proposal, situation)
     if not quorum.met:
         refused = "".join(f"; {key_id}: {why}" for key_id, why in quorum.refused)
-        found.append(f"quorum: {len(quorum.approvals)} of {quorum.k} approvals{refused}")
+        found.append(f"quorum: {len(quorum.signatures)} of {quorum.k} approvals{refused}")
     if not found and proposal.state != ProposalState.MERGEABLE:
         found.append(f"state: {proposal.state}")
     return tuple(found)

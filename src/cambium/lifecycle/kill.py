@@ -77,7 +77,7 @@ def authorise_kill(
             refused.append((signature.key_id, error.message))
         else:
             return Killed(reason=reason, name=person.name, signature=signature)
-    found = QuorumResult(k=1, n=len(known), approvals=(), refused=tuple(refused))
+    found = QuorumResult(k=1, n=len(known), signatures=(), refused=tuple(refused))
     raise too_few(Action.KILL, found)
 
 

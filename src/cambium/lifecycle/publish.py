@@ -126,7 +126,7 @@ def authorise_merge(
     return PublishOrder(
         revision=revision,
         reason=f"merge of proposal {proposal.id}",
-        signatures=tuple(a.signature for a in merge_quorum(proposal, situation).approvals),
+        signatures=merge_quorum(proposal, situation).signatures,
         attestation=attestation,
         mint=_MINT,
     )

@@ -26,6 +26,7 @@ from cambium.core.errors import (
 )
 from cambium.core.nouns import Signature
 from cambium.lifecycle.kill import Killed, Standing, authorise_kill, authorise_revival
+from cambium.serve.group_signature import group_signature
 from cambium.serve.log_head import sign_newest
 from cambium.serve.rules import Rules
 from cambium.serve.store.failures import known_errors
@@ -175,7 +176,12 @@ class KillSwitch:
                 tx.set_meta(REVIVED_META, value=str(version))
                 tx.delete_meta(KILL_META)
                 signed = [signature_to_json(s) for s in counted]
-                body: dict[str, object] = {"kill": killed.digest, "signatures": signed}
+                group = group_signature(policy, counted)
+                body: dict[str, object] = {
+                    "kill": killed.digest,
+                    "signatures": signed,
+                    "group_signature": group,
+                }
                 self._audit(tx, "system.revived", body)
             with known_errors():
                 self._file.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from cambium.core.nouns import Signature
 from cambium.lifecycle.policy_change import authorise_policy
 from cambium.lifecycle.proposal import FINAL, Broke
 from cambium.serve.bootstrap import enrol_people
+from cambium.serve.group_signature import group_signature
 from cambium.serve.log_head import sign_newest
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
@@ -65,6 +66,7 @@ def change_policy(
                 "version": policy.version,
                 "widens": list(wider),
                 "signatures": [signature_to_json(s) for s in (signed.signature, *counted)],
+                "group_signature": group_signature(situation.policy, counted),
                 "ended": ended,
                 "state_version": version,
             }

@@ -13,6 +13,7 @@ from cambium.core.nouns import ProposalState, Revision, Signature
 from cambium.lifecycle.proposal import FINAL, Merged, ParentMoved
 from cambium.lifecycle.publish import PublishOrder, authorise_merge, authorise_rollback
 from cambium.serve.attestation_report import to_ear
+from cambium.serve.group_signature import group_signature
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published, verified_revision
@@ -106,6 +107,7 @@ class Releases:
                 "reason": order.reason,
                 "attestation": to_ear(order.attestation) if order.attestation else None,
                 "signatures": [signature_to_json(s) for s in order.signatures],
+                "group_signature": group_signature(self._proposals.need_policy(), order.signatures),
                 "state_version": version,
             }
             self._proposals.log(tx, kind=f"revision.{order.revision.kind}", body=body)

@@ -10,6 +10,7 @@ from cambium.core.errors import IllegalTransition
 from cambium.core.nouns import Signature
 from cambium.lifecycle.blockers import Situation
 from cambium.lifecycle.revoke import authorise_revocation
+from cambium.serve.group_signature import group_signature
 from cambium.serve.log_head import sign_newest
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
@@ -98,6 +99,7 @@ def _revoke(
             "name": row.name,
             "reason": reason,
             "signatures": [signature_to_json(s) for s in counted],
+            "group_signature": group_signature(policy, counted),
             "state_version": version,
         }
         # Not `proposals.log`, which a kill ends: a stolen key goes before the others revive.

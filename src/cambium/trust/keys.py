@@ -1,4 +1,4 @@
-"""Ed25519 keys: made, signing, and verifying without ever raising."""
+"""Keys of any scheme: made, signing, and verifying without ever raising."""
 
 from __future__ import annotations
 
@@ -6,34 +6,25 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import SignatureInvalid
+from cambium.trust.providers.bls12_381 import BLS12_381, Share
+from cambium.trust.providers.ed25519 import ED25519
+from cambium.trust.providers.scheme import PrivateKey, Scheme
 
-_RAW = re.compile(r"[0-9a-f]{64}")
-_SIGNATURE = re.compile(r"[0-9a-f]{128}")
-_FIELD = 2**255 - 19
-# The y coordinates of the eight points of small order. Under such a key one signature fits every
-# message, and OpenSSL accepts it (RFC 8032 leaves the check to the application).
-_SMALL_ORDER_Y = frozenset(
-    {
-        0,
-        1,
-        _FIELD - 1,
-        2707385501144840649318225287225658788936804267575313519463743609750303402022,
-        55188659117513257062467267217118295137698188065244968500265048394206261417927,
-    }
-)
+_HEX = re.compile(r"(?:[0-9a-f]{2})+")
+# A key's length says its scheme.
+SCHEMES = {scheme.key_bytes: scheme for scheme in (ED25519, BLS12_381)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublicKey:
-    """An Ed25519 public key, as 64 lower-case hex digits of its 32 bytes.
+    """A public key, as lower-case hex digits of its bytes: 32 of Ed25519, 48 of a BLS share.
 
     Two keys are equal exactly when their bytes are: other spellings of the same bytes, and points
-    of small order, cannot be constructed.
+    that no honest key has, cannot be constructed.
 
     Raises:
         SignatureInvalid: `raw` is no such key.
@@ -42,19 +33,23 @@ class PublicKey:
     raw: str
 
     def __post_init__(self) -> None:
-        if not _RAW.fullmatch(self.raw):
+        if not _HEX.fullmatch(self.raw) or len(self.raw) // 2 not in SCHEMES:
             raise SignatureInvalid(
-                "a public key is 64 lower-case hex digits", mend="send the 32 raw bytes as hex"
+                "a public key is 64 or 96 lower-case hex digits", mend="send the raw bytes as hex"
             )
-        y = int.from_bytes(bytes.fromhex(self.raw), "little") & (2**255 - 1)
-        if y >= _FIELD or y in _SMALL_ORDER_Y:
+        if not self.scheme.is_safe(bytes.fromhex(self.raw)):
             raise SignatureInvalid("this public key is unsafe: no honest key has these bytes",
                                    mend="make a key with `cambium key new`")  # fmt: skip
 
     @property
+    def scheme(self) -> Scheme:
+        """Returns the scheme that the key is of."""
+        return SCHEMES[len(self.raw) // 2]
+
+    @property
     def key_id(self) -> str:
-        """Returns `ed25519:` and the first 32 hex digits of the SHA-256 of the raw bytes."""
-        return "ed25519:" + hashlib.sha256(bytes.fromhex(self.raw)).hexdigest()[:32]
+        """Returns the scheme's name, `:`, and 32 hex digits of the SHA-256 of the raw bytes."""
+        return f"{self.scheme.name}:{hashlib.sha256(bytes.fromhex(self.raw)).hexdigest()[:32]}"
 
     @property
     def digest(self) -> str:
@@ -63,21 +58,16 @@ class PublicKey:
 
     def verify(self, data: bytes, signature_hex: object) -> bool:
         """Returns whether `signature_hex` is this key's over exactly `data`; never raises."""
-        if not isinstance(signature_hex, str) or not _SIGNATURE.fullmatch(signature_hex):
+        if not isinstance(signature_hex, str) or not _HEX.fullmatch(signature_hex):
             return False
-        try:
-            key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.raw))
-            key.verify(bytes.fromhex(signature_hex), data)
-        except (InvalidSignature, ValueError):
-            return False
-        return True
+        return self.scheme.verify(bytes.fromhex(self.raw), data, bytes.fromhex(signature_hex))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SigningKey:
-    """An Ed25519 private key; its representation shows only the key id."""
+    """A private key; its representation shows only the key id."""
 
-    private: Ed25519PrivateKey = field(repr=False, compare=False)
+    private: PrivateKey = field(repr=False, compare=False)
     public_key: PublicKey
 
     @property
@@ -86,16 +76,17 @@ class SigningKey:
         return self.public_key.key_id
 
     def sign(self, data: bytes) -> str:
-        """Returns the signature over `data` as 128 hex digits; the same one every time."""
+        """Returns the signature over `data` as hex digits; the same one every time."""
         return self.private.sign(data).hex()
 
 
 def generate_key() -> SigningKey:
-    """Returns a new key from the operating system's randomness."""
+    """Returns a new Ed25519 key from the operating system's randomness."""
     return wrap(Ed25519PrivateKey.generate())
 
 
-def wrap(private: Ed25519PrivateKey) -> SigningKey:
+def wrap(private: Ed25519PrivateKey | Share) -> SigningKey:
     """Returns a private key with its public half."""
-    raw = private.public_key().public_bytes_raw().hex()
-    return SigningKey(private=private, public_key=PublicKey(raw=raw))
+    is_share = isinstance(private, Share)
+    raw = private.public if is_share else private.public_key().public_bytes_raw()
+    return SigningKey(private=private, public_key=PublicKey(raw=raw.hex()))

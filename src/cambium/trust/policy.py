@@ -18,6 +18,7 @@ from cambium.core.nouns import Action, Signature, SignedAct
 from cambium.trust.acts import check_signature, sign_act
 from cambium.trust.attestation import SOFTWARE_DEV
 from cambium.trust.keys import PublicKey, SigningKey
+from cambium.trust.providers.bls12_381 import check_group
 from cambium.trust.quorum import Approver
 
 KNOWN_GATES = frozenset({"domain_gain", "retention", "alignment", "alignment_writing", "integrity"})
@@ -105,6 +106,7 @@ class _Person:
 @checked(frozen=True, kw_only=True, config=_STRICT)
 class _Approvers:
     k: Whole
+    group: Annotated[str, Field(pattern="^([0-9a-f]{96})?$")]
     list: tuple[_Person, ...]
 
 
@@ -175,6 +177,7 @@ class Policy:
     Args:
         version: the policy's own number, raised by whoever changes it.
         k: signatures that a merge needs; `rollback_k`: that a rollback needs.
+        group: the public key that the approvers' keys are shares of, in order; empty for none.
         domains: names a proposal may be for; `*` allows every name.
         owners: domains and the one tenant that each belongs to; every other domain is shared.
         attestation: labels that are accepted; an empty list accepts nothing.
@@ -186,6 +189,7 @@ class Policy:
     version: int
     profile: str
     k: int
+    group: str
     approvers: tuple[Approver, ...]
     rollback_k: int
     operators: tuple[Approver, ...]
@@ -265,6 +269,7 @@ def parse_policy(toml: bytes, *, known_gates: frozenset[str] = KNOWN_GATES) -> P
         version=text.version,
         profile=text.profile,
         k=text.approvers.k,
+        group=text.approvers.group,
         approvers=tuple(map(_approver, text.approvers.list)),
         rollback_k=text.rollback.k,
         operators=tuple(map(_approver, text.kill.operators)),
@@ -330,6 +335,13 @@ def _check_people(policy: Policy) -> None:
         if k > len(keys):
             raise PolicyInvalid(f"{where} = {k}, but there are {len(keys)} approvers",
                                 mend="declare 1 <= k <= n")  # fmt: skip
+    partial = {approver.public.scheme.is_partial for approver in policy.approvers}
+    if partial != {bool(policy.group)} or (policy.group and policy.rollback_k != policy.k):
+        raise PolicyInvalid("a group's key goes with shares alone, and with rollback.k = k",
+                            mend="list one ceremony's shares, or leave group empty")  # fmt: skip
+    if policy.group:
+        publics = [bytes.fromhex(approver.public.raw) for approver in policy.approvers]
+        check_group(bytes.fromhex(policy.group), publics, k=policy.k)
     if policy.profile == "production" and SOFTWARE_DEV in policy.attestation:
         raise PolicyInvalid(f'a production policy never accepts "{SOFTWARE_DEV}"',
                             mend="name a hardware attestation")  # fmt: skip

@@ -25,15 +25,6 @@ class Approver:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Approval:
-    """One signature that counts, and whose it is."""
-
-    key_id: str
-    name: str
-    signature: Signature
-
-
-@dataclass(frozen=True, kw_only=True)
 class QuorumResult:
     """Who counts, who does not and why.
 
@@ -44,13 +35,13 @@ class QuorumResult:
 
     k: int
     n: int
-    approvals: tuple[Approval, ...]
+    signatures: tuple[Signature, ...]
     refused: tuple[tuple[str, str], ...]
 
     @property
     def met(self) -> bool:
         """Returns whether at least k distinct keys signed."""
-        return len(self.approvals) >= self.k
+        return len(self.signatures) >= self.k
 
 
 def count_quorum(
@@ -73,7 +64,7 @@ def count_quorum(
     if type(k) is not int or not 1 <= k <= len(by_id):
         raise PolicyInvalid(f"a quorum of {k} of {len(by_id)} distinct keys cannot be",
                             mend="declare 1 <= k <= n")  # fmt: skip
-    counted: dict[str, Approval] = {}
+    counted: dict[str, Signature] = {}
     refused: list[tuple[str, str]] = []
     for signature in signatures:
         approver = by_id.get(signature.key_id)
@@ -88,12 +79,15 @@ def count_quorum(
         if approver.public.raw in counted:
             refused.append((signature.key_id, "this key signed already; it counts once"))
             continue
-        counted[approver.public.raw] = Approval(
-            key_id=approver.key_id, name=approver.name, signature=signature
-        )
-    return QuorumResult(
-        k=k, n=len(by_id), approvals=tuple(counted.values()), refused=tuple(refused)
-    )
+        counted[approver.public.raw] = signature
+    signed = list(counted.values())
+    if any(approver.public.scheme.is_partial for approver in approvers):
+        acts = [signature.act for signature in signed]
+        most = max(acts, key=acts.count, default=None)
+        refused += [(s.key_id, "parts of one signature have one expiry; sign again as the others")
+                    for s in signed if s.act != most]  # fmt: skip
+        signed = [s for s in signed if s.act == most]
+    return QuorumResult(k=k, n=len(by_id), signatures=tuple(signed), refused=tuple(refused))
 
 
 def need_quorum(
@@ -112,12 +106,12 @@ def need_quorum(
     found = count_quorum(signatures, approvers=approvers, expectation=expectation, k=k, now=now)
     if not found.met:
         raise too_few(expectation.action, found)
-    return tuple(approval.signature for approval in found.approvals)
+    return found.signatures
 
 
 def too_few(what: str, found: QuorumResult) -> ThresholdNotMet:
     """Returns the error of a quorum that was not met."""
-    have, said = len(found.approvals), "".join(f"; {k[:80]}: {why}" for k, why in found.refused)
+    have, said = len(found.signatures), "".join(f"; {k[:80]}: {why}" for k, why in found.refused)
     return ThresholdNotMet(
         f"{what}: {have} of {found.k} signatures{said}",
         mend="collect the missing signatures over exactly what is to be done, as it is now",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,39 @@ def test_a_policy_is_signed_for_the_running_state_and_put(cambium, stage, policy
     assert widen["payload"]["target"] == sent["signature"]["payload"]["target"]
     assert cambium("policy", "put", policy).status == 0
     assert stage.sent("POST /policy")[1]["signatures"] == []
+
+
+def test_a_new_key_can_be_encrypted(cambium, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("CAMBIUM_PASSPHRASE", raising=False)
+    ended = cambium("key", "new", tmp_path / "a.key", "--encrypt")
+    assert (ended.status, "CAMBIUM_PASSPHRASE" in ended.err) == (2, True)
+    assert not (tmp_path / "a.key").exists()
+    monkeypatch.setenv("CAMBIUM_PASSPHRASE", "correct horse")
+    assert cambium("key", "new", tmp_path / "a.key", "--encrypt").status == 0
+    assert b"ENCRYPTED" in (tmp_path / "a.key").read_bytes()
+    policy = tmp_path / "rules.toml"
+    person = Approver(name="p", public=generate_key().public_key)
+    policy.write_bytes(render_policy(approvers=[person], k=1, rollback_k=1))
+    assert cambium("policy", "sign", policy, "--key", tmp_path / "a.key").status == 0
+    monkeypatch.delenv("CAMBIUM_PASSPHRASE")
+    assert cambium("policy", "sign", policy, "--key", tmp_path / "a.key").status == 2
+
+
+def test_a_ceremony_leaves_shares_a_record_and_the_policys_table(cambium, tmp_path: Path) -> None:
+    out = tmp_path / "group"
+    ended = cambium("key", "ceremony", "--k", 2, "--n", 3, "--out", out)
+    assert ended.status == 0, ended.err
+    record = json.loads((out / "ceremony.json").read_text())
+    keys = [load_key(out / f"share-{i}.key") for i in (1, 2, 3)]
+    assert [s["public"] for s in record["shares"]] == [k.public_key.raw for k in keys]
+    secrets = {k.private.secret.hex() for k in keys}
+    assert not any(secret in ended.out + json.dumps(record) for secret in secrets)
+    text = render_policy(approvers=[Approver(name="p", public=generate_key().public_key)],
+                         k=1, rollback_k=2).decode()  # fmt: skip
+    start, end = text.index("[approvers]"), text.index("# A rollback needs")
+    policy = parse_policy((text[:start] + ended.out + "\n" + text[end:]).encode())
+    assert (policy.k, policy.group) == (2, record["group"])
+    assert [a.public for a in policy.approvers] == [k.public_key for k in keys]
+    assert cambium("key", "ceremony", "--k", 2, "--n", 3, "--out", out).status == 2
+    assert cambium("key", "ceremony", "--k", 4, "--n", 3, "--out", tmp_path / "no").status != 0
+    assert not (tmp_path / "no").exists()

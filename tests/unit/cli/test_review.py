@@ -96,7 +96,7 @@ def test_approve_signs_exactly_what_the_server_proposes(cambium, stage, key) -> 
         with pytest.raises(TrustError):
             check_act(signature, public_key=made.public_key, expected=wrong, now=now)
     with pytest.raises(TrustError):
-        expired = now + 24 * 3600 + 1
+        expired = now + 2 * 24 * 3600 + 1
         check_act(
             signature, public_key=made.public_key, expected=Expectation(**expected), now=expired
         )

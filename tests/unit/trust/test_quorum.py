@@ -34,7 +34,7 @@ def test_every_subset_counts_exactly_its_size(k: int, n: int) -> None:
         for chosen in combinations(range(n), size):
             result = count([SIGNED[i] for i in chosen], PEOPLE[:n], k)
             assert result.met == (size >= k)
-            assert [a.key_id for a in result.approvals] == [KEYS[i].key_id for i in chosen]
+            assert [a.key_id for a in result.signatures] == [KEYS[i].key_id for i in chosen]
             assert result.refused == ()
             tried += 1
     assert tried == 2**n
@@ -42,7 +42,7 @@ def test_every_subset_counts_exactly_its_size(k: int, n: int) -> None:
 
 def test_a_key_counts_once_however_often_it_signs() -> None:
     result = count([SIGNED[0]] * 4, PEOPLE[:3], 2)
-    assert len(result.approvals) == 1
+    assert len(result.signatures) == 1
     assert not result.met
     assert [why for _, why in result.refused] == ["this key signed already; it counts once"] * 3
 
@@ -66,7 +66,7 @@ def test_strangers_are_refused_by_name() -> None:
     result = count([SIGNED[3], SIGNED[0], SIGNED[1]], PEOPLE[:3], 2)
     assert result.met
     assert result.refused == ((KEYS[3].key_id, "not an approver of this policy"),)
-    assert [a.signature for a in result.approvals] == SIGNED[:2]
+    assert list(result.signatures) == SIGNED[:2]
 
 
 def test_a_bad_signature_neither_counts_nor_blocks_the_good_one() -> None:

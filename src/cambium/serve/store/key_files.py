@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import secrets
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
+from cambium.core.canonical import canonical_json
 from cambium.core.errors import ConfigError, StorageFull
 from cambium.trust.keys import SigningKey, wrap
+from cambium.trust.providers.bls12_381 import BLS12_381, Share
+
+PASSPHRASE = "CAMBIUM_PASSPHRASE"
 
 
-def save_key(key: SigningKey, path: Path) -> None:
-    """Writes the key as PKCS8 PEM, readable by its owner alone, and fsyncs file and folder.
+def save_key(key: SigningKey, path: Path, *, passphrase: bytes | None = None) -> None:
+    """Writes the key, readable by its owner alone, and fsyncs file and folder.
+
+    An Ed25519 key becomes PKCS8 PEM, a share of a group's key JSON; both encrypted under a
+    passphrase if there is one (scrypt, AES-256).
 
     Raises:
         ConfigError: the file exists already, or the folder cannot be written.
         StorageFull: the disk took no more; no partial file is left.
     """
-    pem = key.private.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
+    private = key.private
+    if isinstance(private, Share):
+        data = _share_bytes(private, passphrase)
+    elif isinstance(private, Ed25519PrivateKey):
+        data = private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(passphrase)
+            if passphrase
+            else serialization.NoEncryption(),
+        )
+    else:
+        raise ConfigError("this kind of key has no file", mend="make one with `cambium key new`")
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise _unwritable(error, path) from error
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(pem)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         _fsync_folder(path.parent)
@@ -41,26 +60,76 @@ def save_key(key: SigningKey, path: Path) -> None:
         raise _unwritable(error, path) from error
 
 
-def load_key(path: Path) -> SigningKey:
+def load_key(path: Path, *, passphrase: bytes | None = None) -> SigningKey:
     """Returns the key that `save_key` wrote.
 
+    Args:
+        passphrase: of an encrypted file; if None, what `CAMBIUM_PASSPHRASE` says.
+
     Raises:
-        ConfigError: the file is missing, unreadable, or not an unencrypted Ed25519 PKCS8 key.
+        ConfigError: the file is missing, unreadable, or no key; `detail["locked"]` is true where
+            it is encrypted and no passphrase, or another one, was given.
     """
     try:
-        pem = path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"the key {path} cannot be read: {error.strerror}", mend="name an existing key file"
         ) from error
+    passphrase = passphrase or os.environ.get(PASSPHRASE, "").encode() or None
+    if data.startswith(b"{"):
+        return wrap(_share(data, path, passphrase))
+    locked = b"ENCRYPTED" in data[:64]
+    if locked and passphrase is None:
+        raise _locked(path, "is encrypted")
     try:
-        private = serialization.load_pem_private_key(pem, password=None)
+        private = serialization.load_pem_private_key(data, password=passphrase if locked else None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        if locked:
+            raise _locked(path, "does not open with this passphrase") from error
         raise ConfigError(f"{path} is not a private key in PEM form",
                           mend="make one with `cambium key new`") from error  # fmt: skip
     if not isinstance(private, Ed25519PrivateKey):
         raise ConfigError(f"{path} is not an Ed25519 key", mend="make one with `cambium key new`")
     return wrap(private)
+
+
+def _share_bytes(share: Share, passphrase: bytes | None) -> bytes:
+    record: dict[str, object] = {"scheme": BLS12_381.name, "index": share.index}
+    if passphrase is None:
+        return canonical_json({**record, "secret": share.secret.hex()})
+    salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
+    sealed = AESGCM(_derived(passphrase, salt)).encrypt(nonce, share.secret, canonical_json(record))
+    return canonical_json(
+        {**record, "salt": salt.hex(), "nonce": nonce.hex(), "sealed": sealed.hex()}
+    )
+
+
+def _share(data: bytes, path: Path, passphrase: bytes | None) -> Share:
+    try:
+        found = json.loads(data)
+        index = int(found["index"])
+        record = {"scheme": BLS12_381.name, "index": index}
+        if "secret" in found:
+            return Share(index=index, secret=bytes.fromhex(found["secret"]))
+        salt, nonce, sealed = (bytes.fromhex(found[n]) for n in ("salt", "nonce", "sealed"))
+        if passphrase is None:
+            raise _locked(path, "is encrypted")
+        opened = AESGCM(_derived(passphrase, salt)).decrypt(nonce, sealed, canonical_json(record))
+    except InvalidTag as error:
+        raise _locked(path, "does not open with this passphrase") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no share of a key",
+                          mend="make shares with `cambium key ceremony`") from error  # fmt: skip
+    return Share(index=index, secret=opened)
+
+
+def _derived(passphrase: bytes, salt: bytes) -> bytes:
+    return Scrypt(salt=salt, length=32, n=2**15, r=8, p=1).derive(passphrase)
+
+
+def _locked(path: Path, why: str) -> ConfigError:
+    return ConfigError(f"the key {path} {why}", mend=f"set {PASSPHRASE}", detail={"locked": True})
 
 
 def _unwritable(error: OSError, path: Path) -> ConfigError | StorageFull:

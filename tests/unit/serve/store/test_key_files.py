@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from cambium.core.errors import ConfigError
-from cambium.serve.store.key_files import load_key, save_key
-from cambium.trust.keys import generate_key
+from cambium.serve.store.key_files import PASSPHRASE, load_key, save_key
+from cambium.trust.keys import SigningKey, generate_key, wrap
+from cambium.trust.providers.bls12_381 import Share, deal
 
 
 def test_a_key_survives_its_file(tmp_path: Path) -> None:
@@ -52,7 +54,7 @@ def test_garbage_is_a_clear_error(tmp_path: Path, content: bytes) -> None:
         load_key(path)
 
 
-def test_missing_other_and_encrypted_keys_are_clear_errors(tmp_path: Path) -> None:
+def test_missing_and_other_keys_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_key(tmp_path / "none.key")
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
@@ -60,8 +62,41 @@ def test_missing_other_and_encrypted_keys_are_clear_errors(tmp_path: Path) -> No
     (tmp_path / "other.key").write_bytes(other)
     with pytest.raises(ConfigError, match="not an Ed25519 key"):
         load_key(tmp_path / "other.key")
-    secret = serialization.BestAvailableEncryption(b"secret")
-    locked = generate_key().private.private_bytes(pem, pkcs8, secret)
-    (tmp_path / "locked.key").write_bytes(locked)
-    with pytest.raises(ConfigError, match="not a private key"):
-        load_key(tmp_path / "locked.key")
+
+
+@pytest.mark.parametrize("make", [generate_key, lambda: wrap(deal(2, 3).shares[1])])
+@pytest.mark.parametrize("passphrase", [None, b"correct horse"])
+def test_every_kind_of_key_comes_back(
+    tmp_path: Path, make: Callable[[], SigningKey], passphrase: bytes | None
+) -> None:
+    key, path = make(), tmp_path / "a.key"
+    save_key(key, path, passphrase=passphrase)
+    assert load_key(path, passphrase=passphrase).public_key == key.public_key
+    assert load_key(path, passphrase=passphrase).sign(b"x") == key.sign(b"x")
+    assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("make", [generate_key, lambda: wrap(deal(2, 3).shares[1])])
+def test_an_encrypted_key_opens_with_its_passphrase_alone(
+    tmp_path: Path, make: Callable[[], SigningKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(PASSPHRASE, raising=False)
+    key, path = make(), tmp_path / "a.key"
+    save_key(key, path, passphrase=b"correct horse")
+    for wrong in (None, b"battery staple", b"correct hors"):
+        with pytest.raises(ConfigError, match=r"encrypted|passphrase") as refused:
+            load_key(path, passphrase=wrong)
+        assert refused.value.detail["locked"] is True
+    monkeypatch.setenv(PASSPHRASE, "correct horse")
+    assert load_key(path).public_key == key.public_key
+    private = key.private
+    secret = private.secret if isinstance(private, Share) else private.private_bytes_raw()  # type: ignore[attr-defined]
+    data = path.read_bytes()
+    assert secret not in data and secret.hex().encode() not in data
+
+
+@pytest.mark.parametrize("damage", [b'{"index": 1}', b"{", b'{"index": "x", "secret": "00"}'])
+def test_a_damaged_share_is_a_clear_error(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "a.key").write_bytes(damage)
+    with pytest.raises(ConfigError, match="no share"):
+        load_key(tmp_path / "a.key")
