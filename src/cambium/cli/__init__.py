@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 
 from cambium import __version__
 from cambium.cli import (
+    exporting,
     initialise,
     keys,
     killing,
@@ -45,7 +46,7 @@ _GROUPS = {
         review.rollback,
     ),
     "Stop": (killing.kill, killing.revive),
-    "Account": (record.log, witnessing.witness, record.trace, record.replay),
+    "Account": (exporting.export, record.log, witnessing.witness, record.trace, record.replay),
     "Develop": (operate.bench, operate.pretrain),
 }
 

@@ -47,6 +47,13 @@ class Client:
         """Returns the answer to a DELETE."""
         return self._read(self._send("DELETE", path))
 
+    def download(self, path: str) -> bytes:
+        """Returns the bytes that answer to a GET."""
+        response = self._send("GET", path)
+        if not response.is_success:
+            self._read(response)
+        return bytes(response.content)
+
     def rows(self, path: str, field: str, **params: str | int) -> list[dict[str, Any]]:
         """Returns the list that the answer to a GET holds under `field`."""
         return rows_of(self.get(path, **params), field)

@@ -47,6 +47,8 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("POST", "/adapters/propose_consolidation", _PROPOSE),
     ("POST", "/adapters/merge", _RELEASE),
     ("POST", "/adapters/{name}/replay", _READ),
+    ("GET", "/adapters/{name}/export", _READ),
+    ("GET", "/model-signing-key", _ALL),
     ("GET", "/adapters", _READ),
     ("GET", "/adapters/{name}", _READ),
     ("DELETE", "/adapters/{name}", _TEACH),

@@ -33,6 +33,7 @@ from cambium.serve.kill_switch import KillSwitch
 from cambium.serve.learning_queue import MAX_TOGETHER, LearningQueue
 from cambium.serve.log_head import check_log, sign_newest
 from cambium.serve.metrics import Metrics
+from cambium.serve.model_signing import ModelSigner
 from cambium.serve.policy_change import change_policy
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published, open_bank
@@ -71,6 +72,7 @@ class Runtime:
 
     def _open(self, config: ServerConfig) -> None:
         self.identity: Identity = server_identity(config.state, self.state)
+        self.model_signer = ModelSigner(config.state)
         self.rules = Rules(policy_in_force(config, self.state))
         check_log(self.state, self.identity.key.public_key)
         self.tokens = self._open_tokens(config)

@@ -42,6 +42,8 @@ class Stage:
         self.headers.append(dict(request.headers))
         answer = self.answers.get(call, (404, {"code": "not_found", "detail": f"no {call}"}))
         status, content = answer(body) if callable(answer) else answer
+        if isinstance(content, Response):
+            return content
         if isinstance(content, str):
             return Response(content, status)
         return JSONResponse(content, status)

@@ -15,6 +15,7 @@ FROZEN = {
     "init": ["--key", "--policy", "--profile", "--state"],
     "demo": ["--out", "--state"],
     "serve": ["--db", "--host", "--model", "--policy", "--port", "--state"],
+    "export": ["--out", "--state", "ADAPTER"],
     "kill": ["--json", "--key", "--reason", "--state", "KEY"],
     "learn": [
         "--adapter", "--consent", "--domain", "--json", "--loss", "--lr", "--state", "--steps",

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import Field
 
 from cambium.core.errors import AdapterNotFound
@@ -17,6 +17,7 @@ from cambium.serve.access import Asking, Caller
 from cambium.serve.api.bodies import Body
 from cambium.serve.bounds import LearnCall, check_domain, check_name
 from cambium.serve.ephemeral import EphemeralAdapters
+from cambium.serve.export import export_files, zipped
 from cambium.serve.replaying import replay_adapter, replay_candidate
 from cambium.serve.runtime import Runtime
 from cambium.serve.store.records import AdapterRecord
@@ -89,6 +90,15 @@ def router(runtime: Runtime) -> APIRouter:
     async def get_adapter(name: str, caller: Asking) -> dict[str, Any]:
         return await asyncio.to_thread(_get, runtime, name, caller)
 
+    @routes.get("/adapters/{name}/export")
+    async def export(name: str, caller: Asking) -> Response:
+        content = await asyncio.to_thread(_export, runtime, name, caller)
+        return Response(content, media_type="application/zip")
+
+    @routes.get("/model-signing-key")
+    async def model_signing_key() -> dict[str, Any]:
+        return await asyncio.to_thread(runtime.model_signer.vouched, runtime.identity.key)
+
     @routes.delete("/adapters/{name}")
     async def delete_adapter(name: str, caller: Asking) -> dict[str, Any]:
         return adapter_view(await asyncio.to_thread(adapters.delete, caller.own(name)), caller)
@@ -150,10 +160,20 @@ def _get(runtime: Runtime, model: str, caller: Caller) -> dict[str, Any]:
     return {**view, **found, "expires_at": None}
 
 
-def _replay(runtime: Runtime, model: str, caller: Caller) -> dict[str, Any]:
+def _export(runtime: Runtime, model: str, caller: Caller) -> bytes:
+    return zipped(export_files(runtime, *_named(model, caller)))
+
+
+def _named(model: str, caller: Caller) -> tuple[str, str | None]:
+    """Returns the state's name of the adapter, and which version."""
     asked, at, version = model.partition("@")
     name = caller.own(asked)
     _, digest = parse_model_name(f"{asked.rpartition(':')[2]}{at}{version}")
+    return name, digest
+
+
+def _replay(runtime: Runtime, model: str, caller: Caller) -> dict[str, Any]:
+    name, digest = _named(model, caller)
     if digest is None or digest == runtime.adapters.current_digest(name):
         calls = replay_adapter(runtime.adapters, runtime.state, name)
     else:

@@ -1,0 +1,69 @@
+"""Adapters as folders that PEFT loads; what was merged carries a signature that others verify."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import TYPE_CHECKING
+
+from cambium.core.adapter_bytes import AdapterBytes
+from cambium.core.errors import AdapterNotFound, NotFound
+from cambium.models.lora import concatenated, to_bytes
+from cambium.serve.bank import stored_bytes
+from cambium.serve.model_signing import SIGNATURE_FILE
+
+if TYPE_CHECKING:
+    from cambium.serve.runtime import Runtime
+
+
+def export_files(runtime: Runtime, name: str, digest: str | None) -> dict[str, bytes]:
+    """Returns the files of an adapter's folder by name.
+
+    A version comes as the very bytes that were frozen, with `model.sig` if it was ever merged. A
+    live adapter acts on top of its parent, so it comes with it, side by side as one adapter of the
+    summed rank, which is exact; nobody approved that, and nothing is signed.
+
+    Raises:
+        AdapterNotFound, AdapterExpired, AdapterQuarantined: there is nothing to export.
+        DigestMismatch: stored bytes are not what the digest names.
+    """
+    if digest is None or digest == runtime.adapters.current_digest(name):
+        live = runtime.adapters.get_live(name)
+        parts = [*live.parent, live.lora]
+        lora = concatenated(parts) if len(parts) > 1 else live.lora
+        return _files(to_bytes(lora, fan_in_fan_out=runtime.base.transposed))
+    try:
+        with runtime.state.read() as tx:
+            version = tx.get_version(name, digest)
+            merged = {
+                (entry["adapter"], entry["digest"])
+                for row in tx.list_revisions()
+                for entry in _bank(row.manifest)
+            }
+    except NotFound as error:
+        raise AdapterNotFound(
+            f"no kept version is {name}@{digest}"[:160], mend="see GET /adapters/NAME"
+        ) from error
+    files = _files(stored_bytes(runtime.state, version))
+    if (name, digest) in merged:
+        folder = f"{name.rpartition(':')[2]}@{digest}"
+        files[SIGNATURE_FILE] = runtime.model_signer.bundle(folder, files)
+    return files
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    """Returns the files as one archive; the same files give the same bytes."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name), files[name])
+    return written.getvalue()
+
+
+def _files(data: AdapterBytes) -> dict[str, bytes]:
+    return {"adapter_config.json": data.config, "adapter_model.safetensors": data.weights}
+
+
+def _bank(manifest: dict[str, object]) -> list[dict[str, str]]:
+    bank = manifest["bank"]
+    return list(bank.values()) if isinstance(bank, dict) else []
