@@ -12,16 +12,16 @@ from pathlib import Path
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import ConfigError, PolicyInvalid
 from cambium.core.nouns import Signature
+from cambium.serve.attesters import Attesting, attester_of
 from cambium.serve.config import ServerConfig
 from cambium.serve.store.key_files import load_key, save_key
 from cambium.serve.store.records import KeyRow, PolicyRow
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.acts import signature_from_json, signature_to_json
-from cambium.trust.attestation import AttestationResult, appraise, new_nonce
+from cambium.trust.attestation import AttestationResult
 from cambium.trust.keys import PublicKey, SigningKey, generate_key
 from cambium.trust.policy import Policy, SignedPolicy, verify_policy
-from cambium.trust.providers.software_dev import SoftwareDevAttester
 from cambium.trust.quorum import Approver
 
 SERVER_KEY = "server.key"
@@ -33,12 +33,12 @@ class Identity:
     """The server's key and its attester; the key signs evidence, revisions and the log's head."""
 
     key: SigningKey
-    attester: SoftwareDevAttester
+    attester: Attesting
 
     @property
     def attestation_label(self) -> str:
         """Returns the label that everything relying on this attester carries."""
-        return self.attester.verifier.label
+        return self.attester.label
 
     def attest(self, policy: Policy, *, measurement: str, now: int) -> AttestationResult:
         """Returns a fresh appraisal of this process, as far as the policy accepts its attester.
@@ -46,15 +46,7 @@ class Identity:
         Raises:
             AttestationRefused: the policy does not accept it.
         """
-        nonce = new_nonce()
-        evidence = self.attester.attest(nonce, now=now, measurement=measurement)
-        return appraise(
-            evidence,
-            verifier=self.attester.verifier,
-            nonce=nonce,
-            accept=policy.attestation,
-            now=now,
-        )
+        return self.attester.attest(accept=policy.attestation, measurement=measurement, now=now)
 
 
 def server_identity(folder: Path, state: State) -> Identity:
@@ -82,7 +74,7 @@ def server_identity(folder: Path, state: State) -> Identity:
             tx.put_key(KeyRow(key_id=public.key_id, name="server", role="server",
                               public=public.raw, enrolled_at=now))  # fmt: skip
             tx.audit("key.enrolled", at=now, body={"key_id": public.key_id, "role": "server"})
-    return Identity(key=key, attester=SoftwareDevAttester(generate_key()))
+    return Identity(key=key, attester=attester_of(folder, session=public.key_id))
 
 
 def init_state(folder: Path, *, toml: bytes, signature: Signature, root_public: PublicKey) -> str:

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.snp_machine import LAUNCH, MEASUREMENT, NOW, Machine, reference
+
+from cambium.core.errors import AttestationRefused, ConfigError
+from cambium.serve.attesters import SnpAttesting, SoftwareAttesting, attester_of
+from cambium.trust.providers import sev_snp
+
+TEXT = f"""
+ark = "{reference().ark}"
+measurements = ["{LAUNCH.hex()}"]
+minimum = {{ boot_loader = 4, tee = 0, snp = 16, microcode = 200 }}
+"""
+
+
+def folder_of(machine: Machine, folder: Path, text: str = TEXT) -> Path:
+    (folder / "sev-snp.toml").write_text(text)
+    (folder / "sev-snp").mkdir()
+    for name, data in zip(("vcek", "ask", "ark"), machine.certificates(), strict=True):
+        (folder / "sev-snp" / f"{name}.der").write_bytes(data)
+    return folder
+
+
+def test_a_folder_without_references_has_softwares(tmp_path: Path) -> None:
+    found = attester_of(tmp_path, session="ed25519:x")
+    assert isinstance(found, SoftwareAttesting) and found.label == "software-dev"
+    result = found.attest(accept=("software-dev",), measurement=MEASUREMENT, now=NOW)
+    assert (result.hardware_rooted, result.debug) == (False, True)
+    with pytest.raises(AttestationRefused):
+        found.attest(accept=("sev-snp",), measurement=MEASUREMENT, now=NOW)
+
+
+def test_a_folder_with_references_asks_the_processor_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine()
+    found = attester_of(folder_of(machine, tmp_path), session="ed25519:x")
+    assert isinstance(found, SnpAttesting) and found.label == "sev-snp"
+    accept = ("sev-snp", "software-dev")
+    monkeypatch.setattr(sev_snp, "TSM_REPORTS", tmp_path / "none")
+    with pytest.raises(AttestationRefused, match="no report"):
+        found.attest(accept=accept, measurement=MEASUREMENT, now=NOW)
+
+    def attest(self: object, nonce: str, *, now: int, measurement: str) -> sev_snp.SnpEvidence:
+        payload = sev_snp.claims_payload(
+            nonce, session="ed25519:x", measurement=measurement, now=now
+        )
+        return machine.evidence(payload)
+
+    monkeypatch.setattr(sev_snp.SnpAttester, "attest", attest)
+    result = found.attest(accept=accept, measurement=MEASUREMENT, now=NOW)
+    assert (result.label, result.hardware_rooted, result.measurement) == (
+        "sev-snp", True, MEASUREMENT)  # fmt: skip
+    with pytest.raises(AttestationRefused, match="does not accept"):
+        found.attest(accept=("software-dev",), measurement=MEASUREMENT, now=NOW)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "not toml",
+        TEXT.replace("ark =", "arc ="),
+        TEXT.replace(reference().ark, "00"),
+        TEXT.replace(LAUNCH.hex(), LAUNCH.hex()[:-2]),
+        TEXT.replace(f'["{LAUNCH.hex()}"]', "[]"),
+        TEXT.replace("snp = 16", "snp = 256"),
+        TEXT.replace("tee = 0, ", ""),
+    ],
+)
+def test_references_that_cannot_be_used_stop_the_server(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError):
+        attester_of(folder_of(Machine(), tmp_path, text), session="ed25519:x")
+
+
+def test_missing_certificates_stop_the_server(tmp_path: Path) -> None:
+    folder_of(Machine(), tmp_path)
+    (tmp_path / "sev-snp" / "vcek.der").unlink()
+    with pytest.raises(ConfigError, match="certificates"):
+        attester_of(tmp_path, session="ed25519:x")
