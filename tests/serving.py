@@ -116,7 +116,7 @@ class Rules:
             ("integrity", -0.5, 1, 1),
         )
         people = ", ".join(
-            f'{{ name = "approver-{i}", public = "{key.public_key.raw}" }}'
+            f'{{ name = "approver-{i}", public = "{key.public_key.raw}", expires = 0 }}'
             for i, key in enumerate(approvers, 1)
         )
         text = _POLICY.format(
@@ -127,7 +127,7 @@ class Rules:
             max_change=self.max_change,
             margin=self.margin,
             then=self.then,
-            operator=f'{{ name = "operator", public = "{operator.public_key.raw}" }}',
+            operator=f'{{ name = "operator", public = "{operator.public_key.raw}", expires = 0 }}',
             replay_tokens=self.replay_tokens,
             traffic=str(self.traffic).lower(),
             gates="".join(

@@ -60,5 +60,7 @@ def ceremony(
     print_line(f'group = "{dealt.group.hex()}"')
     print_line("list = [")
     for index, key in enumerate(keys, start=1):
-        print_line(f'  {{ name = "person-{index}", public = "{key.public_key.raw}" }},')
+        print_line(
+            f'  {{ name = "person-{index}", public = "{key.public_key.raw}", expires = 0 }},'
+        )
     print_line("]")

@@ -68,19 +68,15 @@ def blockers(proposal: Proposal, situation: Situation) -> tuple[str, ...]:
 
 def merge_quorum(proposal: Proposal, situation: Situation) -> QuorumResult:
     """Returns who approved the proposal as it stands now, each signature verified again."""
-    digest = proposal.proposal_digest
+    digest, policy = proposal.proposal_digest, situation.policy
     valid = [a for a in proposal.approvals if a.key_id not in situation.revoked_keys]
-    expectation = Expectation(
-        action=Action.APPROVE,
-        target=digest or "",
-        state_version=situation.state_version,
-        policy=situation.policy.digest,
-    )
+    expectation = Expectation(action=Action.APPROVE, target=digest or "", policy=policy.digest,
+                              state_version=situation.state_version)  # fmt: skip
     return count_quorum(
         valid if digest else [],
-        approvers=situation.policy.approvers,
+        approvers=policy.approvers,
         expectation=expectation,
-        k=situation.policy.k,
+        k=policy.k,
         now=situation.now,
     )
 

@@ -64,8 +64,8 @@ def authorise_kill(
     for signature in signatures:
         act, person = signature.act, known.get(signature.key_id)
         fits = act.target in standing.targets and act.state_version in standing.versions
-        if person is None or not fits:
-            why = "may not kill, or signed for another state or before a revival"
+        if person is None or not fits or person.has_expired(now):
+            why = "may not kill any more, or signed for another state or before a revival"
             refused.append((signature.key_id, why))
             continue
         # What may differ was checked above; the rest has to be exact.

@@ -11,15 +11,14 @@ from cambium.core.nouns import Action, Signature
 from cambium.lifecycle.blockers import Situation
 from cambium.trust.acts import Expectation
 from cambium.trust.keys import PublicKey
-from cambium.trust.policy import Policy, SignedPolicy, verify_policy
+from cambium.trust.policy import MAX_NUMBER, Policy, SignedPolicy, verify_policy
 from cambium.trust.quorum import need_quorum
 
-_FREE = {"version", "metric", "max_items"}
-_STRICTEST = ("production", "nothing")
+_STRICTEST = {"profile": "production", "kill.then": "nothing"}
 _STRICTER_WHEN_MORE = {"k", "threshold", "passes_required", "min_items", "confidence",
                        "min_novelty", "min_entropy", "wins_window"}  # fmt: skip
 # Whatever else is a number there is stricter when it is less.
-_BUDGETS = ("learning.", "traffic.", "gates.")
+_BUDGETS = ("learning.", "traffic.", "gates.", "approvers.list.", "kill.operators.")
 
 
 def authorise_policy(
@@ -55,18 +54,13 @@ def authorise_policy(
     if gone := {p.name for p in people if p.key_id in situation.revoked_keys}:
         raise PolicyInvalid(f"revoked keys are listed: {sorted(gone)}", mend="list new keys")
     wider = tuple(widenings(old.content, new.content))
-    left = [a for a in old.approvers if a.key_id not in situation.revoked_keys]
+    revoked, now = situation.revoked_keys, situation.now
+    left = [a for a in old.approvers if a.key_id not in revoked and not a.has_expired(now)]
     if not wider or len(left) < old.k:
         return new, wider, ()
-    expected = Expectation(
-        action=Action.WIDEN_SCOPE,
-        target=digest_bytes(signed.toml),
-        state_version=situation.state_version,
-        policy=old.digest,
-    )
-    counted = need_quorum(
-        signatures, approvers=left, expectation=expected, k=old.k, now=situation.now
-    )
+    expected = Expectation(action=Action.WIDEN_SCOPE, target=digest_bytes(signed.toml),
+                           state_version=situation.state_version, policy=old.digest)  # fmt: skip
+    counted = need_quorum(signatures, approvers=left, expectation=expected, k=old.k, now=now)
     return new, wider, counted
 
 
@@ -88,15 +82,18 @@ def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
         for item in cast("list[Any]", value):
             if path == "gates":
                 yield from _leaves(f"gates.{item['name']}", item)
+            elif isinstance(item, dict):
+                yield f"{path}.{item['public']}", item["expires"] or MAX_NUMBER
             else:
-                yield f"{path}.{item['public'] if isinstance(item, dict) else item}", True
+                yield f"{path}.{item}", True
     else:
         yield path, value
 
 
 def _is_as_strict(path: str, was: object, now: object) -> bool:
     name = path.rpartition(".")[2]
-    if was == now or name in _FREE or now in _STRICTEST:
+    free = path == "version" or (path.startswith("gates.") and name in ("metric", "max_items"))
+    if was == now or free or _STRICTEST.get(path) == now:
         return True
     if was is None or now is None:
         # An owner or a gate that is new is stricter; of everything else, one that is gone.

@@ -152,23 +152,17 @@ def authorise_rollback(
                                 mend="name an earlier revision")  # fmt: skip
     if to.base_digest != head.base_digest:
         raise DigestMismatch("that revision is of another base", mend="serve that base")
-    if refusal := find_attestation_refusal(situation):
+    attestation, refusal = situation.attestation, find_attestation_refusal(situation)
+    if attestation is None or refusal:
         raise AttestationRefused(f"no rollback: {refusal}", mend="attest again")
     counted = need_quorum(
         [s for s in signatures if s.key_id not in situation.revoked_keys],
         approvers=policy.approvers,
-        expectation=Expectation(
-            action=Action.ROLLBACK,
-            target=to.digest,
-            state_version=situation.state_version,
-            policy=policy.digest,
-        ),
+        expectation=Expectation(action=Action.ROLLBACK, target=to.digest,
+                                state_version=situation.state_version, policy=policy.digest),
         k=policy.rollback_k,
         now=situation.now,
-    )
-    attestation = situation.attestation
-    if attestation is None:
-        raise AttestationRefused("no rollback: nothing was attested", mend="attest again")
+    )  # fmt: skip
     revision = _next_revision(situation, attestation, kind="rollback", bank=to.bank, of=to.number)
     return PublishOrder(
         revision=revision,

@@ -145,7 +145,8 @@ def render_policy(
     # TOML reads JSON's strings as they are.
     listed, operators = (
         "\n".join(
-            f'  {{ name = {json.dumps(a.name, ensure_ascii=False)}, public = "{a.public.raw}" }},'
+            f"  {{ name = {json.dumps(a.name, ensure_ascii=False)}, "
+            f'public = "{a.public.raw}", expires = {a.expires} }},'
             for a in group
         )
         for group in (approvers, [operator] if operator else [])

@@ -138,7 +138,9 @@ class Review:
             filed = self.proposals.get(proposal_id)
             approver = next((a for a in policy.approvers if a.key_id == signature.key_id), None)
             row = next((k for k in tx.list_keys() if k.key_id == signature.key_id), None)
-            if approver is None or row is None or row.revoked_at is not None:
+            now = self.proposals.now_ms() // 1000
+            gone = row is None or row.revoked_at is not None
+            if approver is None or gone or approver.has_expired(now):
                 raise KeyUnknown(f"{signature.key_id[:80]!r} is not an approver of this policy",
                                  mend="sign with an enrolled approver's key")  # fmt: skip
             if filed.proposal.proposal_digest is None:
@@ -152,7 +154,7 @@ class Review:
                     state_version=tx.state_version(),
                     policy=policy.digest,
                 ),
-                now=self.proposals.now_ms() // 1000,
+                now=now,
             )
             moved = self.proposals.move(
                 filed, Approved(signature=signature), tx, kind="proposal.approved"

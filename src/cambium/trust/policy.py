@@ -101,6 +101,7 @@ class TrafficBudget:
 class _Person:
     name: Text
     public: str
+    expires: Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 
 
 @checked(frozen=True, kw_only=True, config=_STRICT)
@@ -317,7 +318,8 @@ def _read(toml: bytes) -> _PolicyText:
 
 def _approver(person: _Person) -> Approver:
     try:
-        return Approver(name=person.name, public=PublicKey(raw=person.public))
+        return Approver(name=person.name, public=PublicKey(raw=person.public),
+                        expires=person.expires)  # fmt: skip
     except SignatureInvalid as error:
         raise PolicyInvalid(f"{person.name}: {error.message}", mend=error.mend) from error
 

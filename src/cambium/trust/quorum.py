@@ -13,10 +13,19 @@ from cambium.trust.keys import PublicKey
 
 @dataclass(frozen=True, kw_only=True)
 class Approver:
-    """A person's name and public key; the key id follows from the key and cannot be claimed."""
+    """A person's name and public key; the key id follows from the key and cannot be claimed.
+
+    Args:
+        expires: seconds since 1970, UTC, from which the key counts no more; 0 for never.
+    """
 
     name: str
     public: PublicKey
+    expires: int = 0
+
+    def has_expired(self, now: int) -> bool:
+        """Returns whether the key's time is over at `now`, in seconds since 1970, UTC."""
+        return 0 < self.expires <= now
 
     @property
     def key_id(self) -> str:
@@ -70,6 +79,9 @@ def count_quorum(
         approver = by_id.get(signature.key_id)
         if approver is None:
             refused.append((signature.key_id, "not an approver of this policy"))
+            continue
+        if approver.has_expired(now):
+            refused.append((signature.key_id, "this key has expired"))
             continue
         try:
             check_act(signature, public_key=approver.public, expected=expectation, now=now)

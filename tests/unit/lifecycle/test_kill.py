@@ -131,3 +131,10 @@ def test_nothing_is_merged_or_rolled_back_while_killed(world: Any) -> None:
         authorise_rollback(
             world.head, situation=replace(killed, head=replace(world.head, number=9)), signatures=[]
         )
+
+
+def test_a_key_that_has_expired_kills_nothing() -> None:
+    people = [replace(PEOPLE[0], expires=NOW), *PEOPLE[1:]]
+    with pytest.raises(ThresholdNotMet):
+        kill(sign_act(KEYS[0], act()), people=people)
+    assert kill(sign_act(KEYS[0], act()), people=[replace(PEOPLE[0], expires=NOW + 1)])

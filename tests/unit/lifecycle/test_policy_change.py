@@ -209,3 +209,30 @@ def test_a_production_state_does_not_quietly_become_a_development_one(world: Any
     development = make_policy(world.keys).content
     assert list(widenings(development, production)) == []
     assert len(list(widenings(production, development))) == 2
+
+
+def test_a_key_that_counts_longer_widens(world: Any) -> None:
+    text = policy_text(world.keys)
+
+    def with_expiry(expires: int) -> Any:
+        return parse_policy(text.replace("expires = 0", f"expires = {expires}", 1).encode()).content
+
+    for was, now, wider in (
+        (0, 9, False),
+        (9, 8, False),
+        (9, 9, False),
+        (8, 9, True),
+        (9, 0, True),
+    ):
+        assert bool(list(widenings(with_expiry(was), with_expiry(now)))) == wider, (was, now)
+
+
+@pytest.mark.parametrize("name", ["version", "metric", "max_items", "production", "nothing", "k"])
+def test_a_name_that_means_something_elsewhere_hides_nothing(world: Any, name: str) -> None:
+    assert found(world, tenants=f'["default", "{name}"]') == [f"traffic.tenants.{name}"]
+    assert found(world, names=f'["text", "{name}"]') == [f"scopes.names.{name}"]
+    assert found(world, accept=f'["software-dev", "{name}"]') == [f"attestation.accept.{name}"]
+    old = make_policy(world.keys, owners=f'{{ {name} = "acme" }}').content
+    for owner in (name, "globex"):
+        new = make_policy(world.keys, owners=f'{{ {name} = "{owner}" }}').content
+        assert len(list(widenings(old, new))) == 1

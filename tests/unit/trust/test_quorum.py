@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -85,3 +86,15 @@ def test_an_impossible_quorum_is_an_error(k: int) -> None:
 def test_no_approvers_is_an_error() -> None:
     with pytest.raises(PolicyInvalid):
         count(SIGNED, [], 1)
+
+
+def test_a_key_counts_until_it_expires() -> None:
+    people = [replace(PEOPLE[0], expires=NOW + 1), *PEOPLE[1:]]
+
+    def counted(now: int) -> QuorumResult:
+        return count_quorum(SIGNED[:2], approvers=people, expectation=EXPECTED, k=2, now=now)
+
+    assert counted(NOW).met
+    late = counted(NOW + 1)
+    assert not late.met and late.refused == ((KEYS[0].key_id, "this key has expired"),)
+    assert not PEOPLE[1].has_expired(2**62)
