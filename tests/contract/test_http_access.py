@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Iterator
@@ -68,7 +69,8 @@ class House:
 
     def settle(self, proposal: str) -> None:
         deadline = time.monotonic() + WAIT_S
-        while proposal in self.server.get("/readyz")["jobs"]:
+        assert self.server.get("/readyz")["jobs"] == []
+        while self.server.get("/readyz")["num_jobs"]:
             assert time.monotonic() < deadline, proposal
             time.sleep(0.02)
 
@@ -117,7 +119,7 @@ def test_each_route_is_for_its_roles(
     assert without.headers["www-authenticate"] == "Bearer"
     for role in ROLES:
         answer = house.ask(role, method, path)
-        refused = answer.status_code == 403 and "role_missing" in answer.text
+        refused = answer.status_code == 403 and "this token is for" in answer.text
         assert refused == (role not in roles), (role, answer.status_code, answer.text)
 
 
@@ -235,6 +237,10 @@ def test_a_domain_with_an_owner_serves_its_tenant_alone(house: House) -> None:
     for person in (0, 1):
         approved = approve(house, proposal, person)
         assert approved.status_code == 200, approved.text
+    hidden = {"key_id": "k", "signature": "00", "payload": house_payload()}
+    for unknown in (proposal, "p-none"):
+        refused = house.ask("globex", "POST", f"/proposals/{unknown}/approvals", json=hidden)
+        assert refused.json()["code"] == "proposal_not_found", refused.text
     merged = house.ask("reviewer", "POST", "/adapters/merge", json={"proposal_id": proposal})
     assert merged.status_code == 200, merged.text
     mine = house.complete("acme", "stable", domain="contracts")
@@ -245,6 +251,55 @@ def test_a_domain_with_an_owner_serves_its_tenant_alone(house: House) -> None:
     assert routed.headers["x-cambium-adapter"] == "base"
     trace = house.ask("globex", "GET", f"/traces/{routed.headers['x-cambium-request-id']}").json()
     assert trace["route"]["leads"] == {}
+    bank = house.ask("globex", "GET", "/revisions").json()["revisions"][-1]["bank"]
+    assert bank == {}
+    mine = house.ask("acme", "GET", "/revisions").json()["revisions"][-1]["bank"]
+    assert set(mine) == {"contracts"}
+    policy = house.ask("globex", "GET", "/policy").json()
+    assert "toml" not in policy and policy["domains"]["owners"] == {}
+    assert house.ask("operator", "GET", "/policy").json()["toml"]
+
+
+def house_payload() -> dict[str, Any]:
+    return {"domain_tag": "x", "action": "approve", "target": "t", "state_version": 0,
+            "expires": 0, "policy": "p"}  # fmt: skip
+
+
+def test_the_log_is_for_whoever_sees_all_tenants(house: House) -> None:
+    refused = house.ask("reviewer", "GET", "/audit")
+    assert (refused.status_code, refused.json()["code"]) == (403, "role_missing")
+    house.make("board", "*", "reviewer")
+    assert house.ask("board", "GET", "/audit").status_code == 200
+
+
+def test_a_token_revoked_while_a_body_is_sent_counts_no_more(house: House) -> None:
+    revoked = house.make("slow", "acme", "learner")
+
+    def body() -> Iterator[bytes]:
+        yield b'{"task_id": '
+        assert house.ask("operator", "DELETE", f"/tokens/{revoked}").status_code == 200
+        yield b'"late"}'
+
+    app = house.server.http.app
+    sent: list[Any] = []
+    parts = iter([*body()])
+
+    async def receive() -> Any:
+        part = next(parts, None)
+        if part is None:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": part, "more_body": part.startswith(b"{")}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", f"Bearer {house.tokens['slow']}".encode())]
+    scope = {"type": "http", "method": "POST", "path": "/adapters/ephemeral", "headers": headers,
+             "query_string": b"", "server": ("127.0.0.1", 1), "scheme": "http",
+             "http_version": "1.1", "client": ("127.0.0.1", 2), "root_path": ""}  # fmt: skip
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 401
+    assert house.ask("acme", "GET", "/adapters/late").status_code == 404
 
 
 def test_a_token_that_sends_too_much_is_told_when_to_go_on(house: House) -> None:
@@ -274,7 +329,7 @@ def test_a_revoked_and_an_expired_token_count_no_more(house: House) -> None:
 
 def test_tokens_are_kept_as_hashes_and_their_making_is_logged(house: House) -> None:
     listed = house.ask("operator", "GET", "/tokens").text
-    log = house.ask("reviewer", "GET", "/audit").text
+    log = house.ask("operator", "GET", "/audit").text
     state = house.server.runtime.config.state
     stored = b"".join(p.read_bytes() for p in state.rglob("*") if p.is_file())
     for name in ("operator", "acme"):

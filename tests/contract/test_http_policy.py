@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from httpx import Response
-from tests.serving import FACTS, TREES, People, Rules, Server, served, small_config, tiny_base
+from tests.serving import (
+    FACTS,
+    TREES,
+    Clock,
+    People,
+    Rules,
+    Server,
+    served,
+    small_config,
+    tiny_base,
+)
 
 from cambium.core.canonical import digest_bytes
 from cambium.core.nouns import Action
@@ -181,3 +192,35 @@ def test_a_state_without_a_policy_has_none_to_change(base: Path, tmp_path: Path)
     with served(small_config(tmp_path, model=str(base)), people) as server:
         body = {"toml": toml.decode(), "signature": signature_to_json(signed.signature)}
         assert server.post("/policy", 409, **body)["code"] == "policy_missing"
+
+
+def test_a_kill_order_outlives_a_new_policy(server: Server) -> None:
+    order = server.act(Action.KILL, server.get("/kill")["target"])
+    kill = signature_to_json(sign_act(server.people.operator, order))
+    assert put(server, changed(server)).status_code == 200
+    server.post("/kill", reason="drill", signatures=[kill])
+    assert server.get("/kill")["killed"] is True
+
+
+def test_a_field_with_nul_is_refused_before_any_database_has_to(server: Server) -> None:
+    server.create("pupil")
+    body = {"adapter_id": "pupil", "examples": [{"text": FACTS[0]}], "steps": 1}
+    for field in ("source", "consent"):
+        refused = server.post("/learn/step", 400, **body, **{field: "a\0b"})
+        assert "NUL" in refused["detail"]
+
+
+def test_whoevers_approval_ran_out_signs_again(base: Path, tmp_path: Path) -> None:
+    people, clock = People(), Clock()
+    people.init(tmp_path)
+    with served(small_config(tmp_path, model=str(base)), people, clock) as server:
+        proposal = server.awaiting("trees", "trees", TREES)
+        signed = signature_to_json(server.approval(proposal, 0))
+        server.post(f"/proposals/{proposal}/approvals", **signed)
+        clock.ahead_s += 3700
+        later = int(time.time()) + clock.ahead_s + 60
+        for person in (0, 1):
+            signed = signature_to_json(server.approval(proposal, person, expires=later))
+            found = server.post(f"/proposals/{proposal}/approvals", **signed)
+        assert found["blockers"] == [] and len(found["approvals"]) == 2
+        server.post("/adapters/merge", proposal_id=proposal)

@@ -40,13 +40,13 @@ class Standing:
         people: approvers, operators and the root, without revoked keys; any one is enough.
         targets: digests of this state's revisions; a signature names one of them.
         versions: of the state, from the last revival to now.
-        policy: digest of the policy in force.
+        policies: digests of those that are or were in force.
     """
 
     people: Sequence[Approver]
     targets: Collection[str]
     versions: range
-    policy: str
+    policies: Collection[str]
 
 
 def authorise_kill(
@@ -63,14 +63,15 @@ def authorise_kill(
     known, refused = {person.key_id: person for person in standing.people}, list[tuple[str, str]]()
     for signature in signatures:
         act, person = signature.act, known.get(signature.key_id)
-        fits = act.target in standing.targets and act.state_version in standing.versions
+        fits = (act.target in standing.targets and act.state_version in standing.versions
+                and act.policy in standing.policies)  # fmt: skip
         if person is None or not fits or person.has_expired(now):
             why = "may not kill any more, or signed for another state or before a revival"
             refused.append((signature.key_id, why))
             continue
         # What may differ was checked above; the rest has to be exact.
         expected = Expectation(action=Action.KILL, target=act.target,
-                               state_version=act.state_version, policy=standing.policy)  # fmt: skip
+                               state_version=act.state_version, policy=act.policy)  # fmt: skip
         try:
             check_act(signature, public_key=person.public, expected=expected, now=now)
         except TrustError as error:

@@ -31,8 +31,8 @@ def authorise_policy(
     """Returns the new policy, what it widens, and the approvers' signatures for that.
 
     The root signs every policy. One that widens anything also needs k approvers of the policy in
-    force, who sign `widen_scope` over the digest of the text; where revocations have left fewer
-    than k, the root alone can put others in their place.
+    force, who sign `widen_scope` over the digest of the text; where fewer than k are left, the
+    root alone can put others in their place, and nothing else.
 
     Raises:
         SignatureInvalid, DigestMismatch, PolicyInvalid: the root did not sign this text as a
@@ -42,21 +42,19 @@ def authorise_policy(
     """
     old, new = situation.policy, verify_policy(signed, root_public)
     if signed.signature.act.state_version != situation.state_version:
-        raise ReplayDetected(
-            f"the policy was signed at state version {signed.signature.act.state_version}, "
-            f"but it is {situation.state_version} now",
-            mend="look at the policy in force, and sign again with --state-version",
-        )
+        raise ReplayDetected(f"the state's version is {situation.state_version} now",
+                             mend="look at the policy in force and sign again")  # fmt: skip
     if new.version <= old.version:
         raise PolicyInvalid(f"version {new.version} is not above {old.version}",
                             mend="raise the policy's version")  # fmt: skip
-    people = (*new.approvers, *new.operators)
-    if gone := {p.name for p in people if p.key_id in situation.revoked_keys}:
+    revoked, now = situation.revoked_keys, situation.now
+    if gone := {p.name for p in (*new.approvers, *new.operators) if p.key_id in revoked}:
         raise PolicyInvalid(f"revoked keys are listed: {sorted(gone)}", mend="list new keys")
     wider = tuple(widenings(old.content, new.content))
-    revoked, now = situation.revoked_keys, situation.now
     left = [a for a in old.approvers if a.key_id not in revoked and not a.has_expired(now)]
-    if not wider or len(left) < old.k:
+    if sum(not person.has_expired(now) for person in new.approvers) < new.k:
+        raise PolicyInvalid("fewer than k of its approvers' keys still count", mend="list new keys")
+    if not wider or (len(left) < old.k and all(w.startswith("approvers.") for w in wider)):
         return new, wider, ()
     expected = Expectation(action=Action.WIDEN_SCOPE, target=digest_bytes(signed.toml),
                            state_version=situation.state_version, policy=old.digest)  # fmt: skip
@@ -93,8 +91,10 @@ def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
 def _is_as_strict(path: str, was: object, now: object) -> bool:
     name = path.rpartition(".")[2]
     free = path == "version" or (path.startswith("gates.") and name in ("metric", "max_items"))
-    if was == now or free or _STRICTEST.get(path) == now:
+    if was == now or free or (path in _STRICTEST and _STRICTEST[path] == now):
         return True
+    if path.startswith("kill.operators."):
+        return False  # more may stop everything, or fewer can
     if was is None or now is None:
         # An owner or a gate that is new is stricter; of everything else, one that is gone.
         return (was is None) == path.startswith(("domains.owners.", "gates."))

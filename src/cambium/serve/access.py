@@ -124,8 +124,13 @@ class Access:
         self._tokens = tokens
         self._limits = RateLimits(now_s=now_s)
 
-    def admit(self, method: str, path: str, headers: Mapping[str, str]) -> Caller:
+    def admit(
+        self, method: str, path: str, headers: Mapping[str, str], *, again: bool = False
+    ) -> Caller:
         """Returns who is asking.
+
+        Args:
+            again: the same request, once more after its body came; it counts once.
 
         Raises:
             Unauthenticated: no token, or none that counts.
@@ -134,13 +139,14 @@ class Access:
             NotFound: the table has no such route.
             DataError: without tokens, a page of the web asks through somebody's browser.
         """
-        if path in OPEN or self._tokens is None:
+        if self._tokens is None or (method == "GET" and path in OPEN):
             return ANYBODY
         if not self._tokens.demanded:
             _check_local(headers)
             return ANYBODY
         row = self._tokens.find(_bearer(headers))
-        self._limits.take(row.token_id, per_minute=row.requests_per_minute)
+        if not again:
+            self._limits.take(row.token_id, per_minute=row.requests_per_minute)
         roles = frozenset(Role(role) for role in row.roles)
         allowed = next((r for m, p, r in _COMPILED if m == method and p.match(path)), None)
         if allowed is None:
@@ -152,6 +158,18 @@ class Access:
                 mend="use a token of that role",
             )
         return _caller(row, roles)
+
+
+def need_all(caller: Caller) -> None:
+    """Refuses whoever may not see what belongs to every tenant.
+
+    Raises:
+        RoleMissing: the token is one tenant's.
+    """
+    if not caller.sees_all:
+        raise RoleMissing(
+            "this shows every tenant's names", mend="use a token for all tenants (--tenant '*')"
+        )
 
 
 def caller_of(request: Request) -> Caller:

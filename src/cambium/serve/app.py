@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cambium import __version__
 from cambium.core.errors import CambiumError, DataError, NotFound, NotUtf8, TooLarge
-from cambium.serve.access import ANYBODY, caller_of
+from cambium.serve.access import ANYBODY, OPEN, caller_of
 from cambium.serve.answering import CallersView
 from cambium.serve.api import adapters, governance, killing, review, tokens
 from cambium.serve.api.openai import openai_error_response
@@ -85,9 +85,11 @@ class RequestGuard:
             await send(message)
 
         refusal = _not_admitted(scope)
-        body = await self._read(receive, keep=refusal is None)
+        body = await self._read(receive, keep=refusal is None and scope["path"] not in OPEN)
         if body is None:
             return  # the caller went away before it had said everything
+        # Whoever takes their time with a body may have lost the token meanwhile.
+        refusal = refusal or _not_admitted(scope, again=True)
         refusal = refusal or self._refusal(body) or _killed(scope)
         if refusal is not None:
             await _answer_error(Request(scope), refusal)(scope, receive, send_with_id)
@@ -129,11 +131,12 @@ class RequestGuard:
         return None
 
 
-def _not_admitted(scope: Scope) -> CambiumError | None:
+def _not_admitted(scope: Scope, *, again: bool = False) -> CambiumError | None:
     """Says why a request goes no further, or writes down who sent it."""
     runtime: Runtime = scope["app"].state.runtime
     try:
-        caller = runtime.access.admit(scope["method"], scope["path"], Headers(scope=scope))
+        headers = Headers(scope=scope)
+        caller = runtime.access.admit(scope["method"], scope["path"], headers, again=again)
     except CambiumError as error:
         return error
     scope["state"]["caller"] = caller

@@ -200,9 +200,11 @@ class EphemeralAdapters:
         """
         live = self._live.get(name)
         if live is not None and not self._is_over(live.record):
+            self._check_domain(live.record)
             return live
         with self._lock:
             record = self.get(name)
+            self._check_domain(record)
             if record.state is AdapterState.EXPIRED:
                 raise AdapterExpired(f"adapter {name!r} has expired", mend="create another")
             if record.state is AdapterState.QUARANTINED:
@@ -310,6 +312,13 @@ class EphemeralAdapters:
         for name in due:
             self._end(name, "adapter.expired")
         return len(due)
+
+    def _check_domain(self, record: AdapterRecord) -> None:
+        """Refuses an adapter on top of a domain that belongs to another tenant by now."""
+        policy = self._rules.policy
+        if policy and record.domain and not policy.may_use(record.domain, record.tenant):
+            raise AdapterExpired(f"adapter {record.name!r} was made for a domain that belongs to "
+                                 "another tenant now", mend="create another")  # fmt: skip
 
     def _is_over(self, record: AdapterRecord) -> bool:
         return record.expires_at is not None and record.expires_at <= self._now_ms()

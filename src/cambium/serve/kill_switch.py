@@ -252,11 +252,14 @@ class KillSwitch:
             root = [Approver(name=k.name, public=PublicKey(raw=k.public))
                     for k in tx.list_keys(role="root")]  # fmt: skip
             targets = {row.digest for row in tx.list_revisions()}
+            policies = {row.digest for row in tx.list_policies()}
             first = int(tx.get_meta(REVIVED_META) or 0)
             versions = range(first, tx.state_version() + 1)
+        # By the clock, not by what an order says of itself.
+        today = self._now_ms() // 1000
         people = [p for p in (*policy.approvers, *policy.operators, *root)
-                  if p.key_id not in revoked]  # fmt: skip
-        standing = Standing(people=people, targets=targets, versions=versions, policy=policy.digest)
+                  if p.key_id not in revoked and not p.has_expired(today)]  # fmt: skip
+        standing = Standing(people=people, targets=targets, versions=versions, policies=policies)
         return authorise_kill(reason, signatures, standing=standing, now=now)
 
     def _record(self) -> None:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import ConfigError
+from cambium.serve.store.blobs import fsync_folder
 from cambium.trust.dsse import PAYLOAD_TYPE, STATEMENT_TYPE, encode_for_signing
 from cambium.trust.keys import SigningKey
 
@@ -37,6 +39,7 @@ class ModelSigner:
     def __init__(self, folder: Path) -> None:
         self._path = folder / KEY_FILE
         self._key: ec.EllipticCurvePrivateKey | None = None
+        self._lock = threading.Lock()
 
     def public_pem(self) -> str:
         """Returns the public key as the tools take it."""
@@ -80,15 +83,16 @@ class ModelSigner:
         )
 
     def _load(self) -> ec.EllipticCurvePrivateKey:
-        if self._key is None:
-            if not self._path.exists():
-                _write_new_key(self._path)
-            key = serialization.load_pem_private_key(self._path.read_bytes(), password=None)
-            if not isinstance(key, ec.EllipticCurvePrivateKey):
-                raise ConfigError(f"{self._path} is no key on a NIST curve",
-                                  mend="restore it from a backup")  # fmt: skip
-            self._key = key
-        return self._key
+        with self._lock:
+            if self._key is None:
+                if not self._path.exists():
+                    _write_new_key(self._path)
+                key = serialization.load_pem_private_key(self._path.read_bytes(), password=None)
+                if not isinstance(key, ec.EllipticCurvePrivateKey):
+                    raise ConfigError(f"{self._path} is no key on a NIST curve",
+                                      mend="restore it from a backup")  # fmt: skip
+                self._key = key
+            return self._key
 
 
 def _statement(name: str, files: Mapping[str, bytes]) -> dict[str, object]:
@@ -127,3 +131,4 @@ def _write_new_key(path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
+    fsync_folder(path.parent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from cambium.core.canonical import digest_json
@@ -26,6 +27,7 @@ from cambium.serve.situation import situation_now
 from cambium.serve.store.records import ApprovalRow, ExampleRecord, LearnRecord
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.acts import Expectation, check_act, signature_to_json
+from cambium.trust.policy import Policy
 
 
 class Review:
@@ -156,6 +158,7 @@ class Review:
                 ),
                 now=now,
             )
+            filed = filed.with_proposal(_without_spent(filed.proposal, signature, policy, now))
             moved = self.proposals.move(
                 filed, Approved(signature=signature), tx, kind="proposal.approved"
             )
@@ -212,6 +215,21 @@ class Review:
             },
             "created_at": filed.created_at // 1000,
         }
+
+
+def _without_spent(proposal: Proposal, signature: Signature, policy: Policy, now: int) -> Proposal:
+    """Drops what keeps somebody from signing again.
+
+    That is expired approvals, and the part of a group's signature that the same person now makes
+    anew with another expiry.
+    """
+    kept = [
+        a
+        for a in proposal.approvals
+        if a.act.expires > now
+        and not (policy.group and a.key_id == signature.key_id and a.act != signature.act)
+    ]
+    return replace(proposal, approvals=tuple(kept))
 
 
 def _write_approvals(proposal: Proposal, tx: Transaction, *, now: int) -> None:

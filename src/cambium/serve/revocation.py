@@ -20,7 +20,7 @@ from cambium.trust.acts import signature_to_json
 from cambium.trust.keys import PublicKey
 from cambium.trust.quorum import Approver
 
-REVOCABLE = ("approver", "operator")
+REVOCABLE = ("approver", "operator", "retired", "enrolled")
 MAX_REASON_CHARS = 1000
 
 

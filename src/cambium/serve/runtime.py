@@ -242,9 +242,14 @@ class Runtime:
         """Adds to a request's trace what came of its offer."""
         self.answering.tell(request_id, outcome)
 
-    def novelty(self, text: str) -> float:
-        """Returns the cosine distance of a text to all that the bank was trained on, 0 to 2."""
-        routers = self.bank.routers.values()
+    def novelty(self, text: str, tenant: str) -> float:
+        """Returns the cosine distance of a text to what taught the tenant's bank, 0 to 2."""
+        policy = self.policy
+        routers = [
+            index
+            for domain, index in self.bank.routers.items()
+            if policy is None or policy.may_use(domain, tenant)
+        ]
         if not routers:
             return 1.0
         embedding = self.encoder.embed([text])[0]
@@ -267,6 +272,7 @@ class Runtime:
             lock=self.deciding,
         )
         self.adapters.follow_rules()
+        self.traffic.follow_rules()
         return changed
 
     def state_version(self) -> int:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cambium.core.errors import CambiumError
+from cambium.core.nouns import tenant_of
 from cambium.learn.examples import Example
 from cambium.learn.lesson import LearnConfig, LearnResult
 from cambium.learn.marking import Mark, mark
@@ -39,7 +40,7 @@ _log = logging.getLogger(__name__)
 class Surroundings(Protocol):
     """What this needs of the server around it."""
 
-    def novelty(self, text: str) -> float:
+    def novelty(self, text: str, tenant: str) -> float:
         """Returns the cosine distance of a text to all that the bank was trained on, 0 to 2."""
         ...
 
@@ -126,6 +127,10 @@ class TrafficLearner:
             return False
         return True
 
+    def follow_rules(self) -> None:
+        """Begins anew under a policy that has changed, and that has ended what was proposed."""
+        self._progress.clear()
+
     def progress(self, adapter: str) -> dict[str, object] | None:
         """Returns how an adapter fares, if traffic taught it since the start."""
         found = self._progress.get(adapter)
@@ -154,7 +159,8 @@ class TrafficLearner:
             self._around.tell(offer.request_id, outcome)
 
     def _consider(self, offer: _Offer) -> dict[str, object]:
-        if self.budget is None:
+        # As it is now: the policy may have changed since the offer.
+        if self.budget is None or not self.allows(tenant_of(offer.adapter)):
             return {"state": "off"}
         live = self._adapters.get_live(offer.adapter)
         progress = self._progress.setdefault(
@@ -165,7 +171,10 @@ class TrafficLearner:
             ),
         )
         progress.offered += 1
-        found, novelty = self._read(live, offer.text), self._around.novelty(offer.text)
+        found, novelty = (
+            self._read(live, offer.text),
+            self._around.novelty(offer.text, tenant_of(offer.adapter)),
+        )
         progress.wins.append(found.is_win)
         seen: dict[str, object] = {
             "novelty": round(novelty, 4),
@@ -193,7 +202,9 @@ class TrafficLearner:
         now = self._around.now_ms()
         while progress.taken and progress.taken[0] <= now - HOUR_MS:
             progress.taken.popleft()
-        return len(progress.taken) < progress.allowance
+        budget = self.budget
+        most = min(progress.allowance, budget.max_steps_per_hour) if budget else 0
+        return len(progress.taken) < most
 
     def _step(self, live: LiveAdapter, text: str, progress: Progress) -> dict[str, object]:
         call = LearnCall(
@@ -236,7 +247,9 @@ class TrafficLearner:
     def _propose(self, live: LiveAdapter, progress: Progress) -> str:
         record = live.record
         try:
-            progress.proposal = self._around.propose(record.name, record.domain or record.name)
+            progress.proposal = self._around.propose(
+                record.name, record.domain or record.name.rpartition(":")[2]
+            )
         except CambiumError as error:
             return error.one_line()
         return progress.proposal

@@ -30,7 +30,7 @@ def act(action: Action = Action.KILL, **changes: Any) -> SignedAct:
 
 def kill(*signatures: Signature, now: int = NOW, **changes: Any) -> Killed:
     fields: dict[str, Any] = {"people": PEOPLE, "targets": {STATE}, "versions": range(3, 8),
-                              "policy": POLICY, **changes}  # fmt: skip
+                              "policies": {POLICY}, **changes}  # fmt: skip
     return authorise_kill("smoke", signatures, standing=Standing(**fields), now=now)
 
 

@@ -124,6 +124,10 @@ def test_where_no_quorum_is_left_the_root_puts_others_in_their_place(world: Any)
     revoked = {"revoked_keys": frozenset({gone.key_id, lost.key_id})}
     _, wider, counted = change(world, toml, situation=revoked)
     assert len(wider) == 2 and counted == ()
+    # That, and nothing else.
+    more = toml.replace(b"max_rank = 16", b"max_rank = 64")
+    with pytest.raises(PolicyInvalid):
+        change(world, more, situation=revoked)
 
 
 def _with_new_person(toml: bytes, old: SigningKey, new: SigningKey) -> bytes:
@@ -236,3 +240,20 @@ def test_a_name_that_means_something_elsewhere_hides_nothing(world: Any, name: s
     for owner in (name, "globex"):
         new = make_policy(world.keys, owners=f'{{ {name} = "{owner}" }}').content
         assert len(list(widenings(old, new))) == 1
+
+
+def test_a_policy_that_nobody_could_act_under_is_refused(world: Any) -> None:
+    toml = changed(world).replace(b"expires = 0", f"expires = {NOW}".encode())
+    with pytest.raises(PolicyInvalid, match="still count"):
+        change(world, toml, world.keys)
+    two_left = changed(world).replace(b"expires = 0", f"expires = {NOW}".encode(), 1)
+    assert change(world, two_left)[1] == ()
+
+
+def test_who_may_kill_never_changes_quietly(world: Any) -> None:
+    text = policy_text(world.keys)
+    person = f'{{ name = "op", public = "{generate_key().public_key.raw}", expires = 0 }}'
+    with_one = parse_policy(text.replace("operators = [", f"operators = [{person}", 1).encode())
+    without = parse_policy(text.encode())
+    for old, new in ((with_one, without), (without, with_one)):
+        assert len(list(widenings(old.content, new.content))) == 1

@@ -26,7 +26,9 @@ class Behind:
         self.access = self
         self.refusal: CambiumError | None = None
 
-    def admit(self, method: str, path: str, headers: Mapping[str, str]) -> Caller:
+    def admit(
+        self, method: str, path: str, headers: Mapping[str, str], *, again: bool = False
+    ) -> Caller:
         if self.refusal is not None:
             raise self.refusal
         return ANYBODY

@@ -25,6 +25,9 @@ class Body(BaseModel):
         """
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
+            texts = value.values() if isinstance(value, dict) else ()
+            if any(isinstance(text, str) and "\0" in text for text in texts):
+                raise DataError("a field holds the character NUL", mend="leave it out")
         except UnicodeEncodeError as error:
             raise NotUtf8("an escape in the body names half of a character",
                           mend="send UTF-8 text") from error  # fmt: skip

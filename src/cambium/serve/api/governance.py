@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cambium.core.errors import DataError, TraceNotFound
 from cambium.core.nouns import DEFAULT_TENANT
-from cambium.serve.access import Asking
+from cambium.serve.access import Asking, Caller, need_all
 from cambium.serve.api.bodies import Body
 from cambium.serve.api.review import SignatureBody
 from cambium.serve.log_head import prove_entry, prove_growth
@@ -90,8 +90,8 @@ def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
         )
 
     @routes.get("/policy")
-    async def policy() -> dict[str, Any]:
-        return await asyncio.to_thread(_policy, runtime)
+    async def policy(caller: Asking) -> dict[str, Any]:
+        return await asyncio.to_thread(_policy, runtime, caller)
 
     @routes.post("/policy")
     async def change(body: PolicyBody) -> dict[str, Any]:
@@ -103,9 +103,11 @@ def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
 
     @routes.get("/audit")
     async def audit(
+        caller: Asking,
         since: Annotated[int, Query(ge=0, le=_MAX_SEQ)] = 0,
         limit: Annotated[int, Query(ge=1, le=MAX_ENTRIES)] = MAX_ENTRIES,
     ) -> dict[str, Any]:
+        need_all(caller)
         return {"entries": await asyncio.to_thread(_entries, runtime, since, limit)}
 
     @routes.get("/audit/checkpoint")
@@ -141,7 +143,9 @@ def _add_watching(routes: APIRouter, runtime: Runtime) -> None:
             "revision": runtime.revision,
             "base": runtime.base.digest,
             "policy": runtime.policy.digest if runtime.policy else None,
-            "jobs": list(runtime.jobs.pending),
+            # Ids of proposals are not for everybody who finds the port.
+            "jobs": [] if runtime.tokens.demanded else list(runtime.jobs.pending),
+            "num_jobs": len(runtime.jobs.pending),
         }
 
     @routes.get("/metrics")
@@ -155,7 +159,7 @@ def _keys(runtime: Runtime) -> list[dict[str, Any]]:
         return [dict(row.__dict__) for row in tx.list_keys()]
 
 
-def _policy(runtime: Runtime) -> dict[str, Any]:
+def _policy(runtime: Runtime, caller: Caller) -> dict[str, Any]:
     with runtime.state.read() as tx:
         version, row = tx.state_version(), tx.active_policy()
     if runtime.policy is None or row is None:
@@ -164,6 +168,19 @@ def _policy(runtime: Runtime) -> dict[str, Any]:
             "why": "this state has no signed policy; run `cambium init`",
             "state_version": version,
             "learning": dict(runtime.adapters.bounds.__dict__),
+        }
+    if not caller.sees_all:
+        mine = {d: owner for d, owner in runtime.policy.owners if owner == caller.tenant}
+        allowed = [d for d in runtime.policy.domains if runtime.policy.may_use(d, caller.tenant)]
+        return {
+            "signed": True,
+            "digest": runtime.policy.digest,
+            "policy_digest": runtime.policy.digest,
+            "state_version": version,
+            "attestation": runtime.identity.attestation_label,
+            "learning": runtime.policy.content["learning"],
+            "gates": runtime.policy.content["gates"],
+            "domains": {"allowed": allowed, "owners": mine},
         }
     return {
         "signed": True,

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from cambium.core.errors import DataError, ProposalNotFound
+from cambium.core.errors import CambiumError, DataError, ProposalNotFound
 from cambium.core.nouns import tenant_of
 from cambium.serve.access import Asking, Caller
 from cambium.serve.api.bodies import Body
@@ -118,9 +118,14 @@ def _add_judging(routes: APIRouter, runtime: Runtime) -> None:
         return {"proposal_id": body.proposal_id, "verdict": overall, "evidence": view["gates"]}
 
     @routes.post("/proposals/{proposal_id}/approvals")
-    async def approve(proposal_id: str, body: SignatureBody) -> dict[str, Any]:
+    async def approve(proposal_id: str, body: SignatureBody, caller: Asking) -> dict[str, Any]:
         signature = signature_from_json(body.model_dump())
-        filed = await asyncio.to_thread(review.approve, proposal_id, signature)
+        try:
+            filed = await asyncio.to_thread(review.approve, proposal_id, signature)
+        except CambiumError:
+            # Only a good signature says that another tenant's proposal is there.
+            await asyncio.to_thread(_shown, runtime.proposals, proposal_id, caller)
+            raise
         return await asyncio.to_thread(review.view, filed)
 
     @routes.post("/proposals/{proposal_id}/reject")
@@ -133,15 +138,25 @@ def _add_judging(routes: APIRouter, runtime: Runtime) -> None:
 def _add_releasing(routes: APIRouter, runtime: Runtime) -> None:
     releases = runtime.releases
 
+    def _may_see(domain: str, caller: Caller) -> bool:
+        policy = runtime.policy
+        return caller.sees_all or policy is None or policy.may_use(domain, caller.tenant)
+
     @routes.post("/adapters/merge")
     async def merge(body: ProposalBody, caller: Asking) -> dict[str, Any]:
         await asyncio.to_thread(_shown, runtime.proposals, body.proposal_id, caller)
         return await asyncio.to_thread(releases.merge, body.proposal_id)
 
     @routes.get("/revisions")
-    async def revisions() -> dict[str, Any]:
+    async def revisions(caller: Asking) -> dict[str, Any]:
+        found = await asyncio.to_thread(releases.list)
+        for revision in found:
+            revision["bank"] = {
+                domain: entry for domain, entry in revision["bank"].items()
+                if _may_see(domain, caller)
+            }  # fmt: skip
         return {
-            "revisions": await asyncio.to_thread(releases.list),
+            "revisions": found,
             "state_version": await asyncio.to_thread(runtime.state_version),
             "policy_digest": runtime.policy.digest if runtime.policy else None,
         }

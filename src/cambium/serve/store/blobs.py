@@ -47,7 +47,7 @@ class BlobStore:
             else:
                 _write_durably(path, data)
             # Also for a file that was there: its writer may not have come this far.
-            _fsync_folder(path.parent)
+            fsync_folder(path.parent)
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -99,7 +99,7 @@ class BlobStore:
             for digest in gone:
                 self._path(digest).unlink(missing_ok=True)
         for folder in {self._path(digest).parent for digest in gone}:
-            _fsync_folder(folder)
+            fsync_folder(folder)
         return len(gone)
 
     def delete_partial(self) -> int:
@@ -140,10 +140,11 @@ def make_durable_folder(folder: Path) -> None:
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     for new in reversed(missing):
         new.mkdir(mode=0o700, exist_ok=True)
-        _fsync_folder(new.parent)
+        fsync_folder(new.parent)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Puts the names in a folder on disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

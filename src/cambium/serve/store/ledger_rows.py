@@ -31,6 +31,10 @@ class LedgerRows(Rows):
         """Returns the policy in force, or None before the first is signed."""
         return self._first(PolicyRow, _POLICIES.where(Policy.active.is_(True)))
 
+    def list_policies(self) -> list[PolicyRow]:
+        """Returns the policies that are or were in force, oldest first."""
+        return self._all(PolicyRow, _POLICIES.order_by(Policy.created_at, Policy.digest))
+
     def get_policy(self, digest: str) -> PolicyRow:
         """Returns a policy that is or was in force.
 

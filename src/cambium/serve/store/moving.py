@@ -13,6 +13,7 @@ from cambium.serve.store.schema import Table
 
 DATABASE_FILE = "cambium.db"
 URL_FILE = "database.url"
+MOVED = ".moved"
 # Rows that are numbered by the database, which has to go on where the old one stopped.
 _NUMBERED = ("learn_steps", "examples")
 
@@ -31,6 +32,7 @@ def chosen_database(folder: Path, text: str | None) -> URL:
 
 def remember(folder: Path, url: URL) -> None:
     """Notes where the state lies, for its owner alone: the URL may hold a password."""
+    url = url.set(drivername=url.get_backend_name())
     kept, text = folder / URL_FILE, url.render_as_string(hide_password=False) + "\n"
     if kept.is_file() and kept.read_text(encoding="utf-8") == text:
         return
@@ -44,19 +46,15 @@ def remember(folder: Path, url: URL) -> None:
     partial.rename(kept)
 
 
-def take_over(folder: Path, target: Connection) -> bool:
+def move(folder: Path, target: Connection, *, fresh: bool) -> None:
     """Copies what the folder's own file holds into an empty database, in its transaction.
 
-    The file stays as it was; from now on it is a copy of the past.
-
-    Returns:
-        False if there is no such file.
-
     Raises:
-        ConfigError: the file is of another version of the program.
+        ConfigError: the file is of another version of the program, or the database is another
+            state's.
     """
     if not (folder / DATABASE_FILE).is_file():
-        return False
+        return
     engine = open_engine(database_url(None, default=folder / DATABASE_FILE))
     try:
         with engine.connect() as source, source.begin():
@@ -65,12 +63,33 @@ def take_over(folder: Path, target: Connection) -> bool:
             except ConfigError as error:
                 mend = "open it once without --db, which brings it up to date"
                 raise ConfigError(f"{folder / DATABASE_FILE}: {error.message}", mend=mend) from None
-            for table in Table.metadata.sorted_tables:
-                rows = [dict(row) for row in source.execute(select(table)).mappings()]
-                if rows:
-                    target.execute(insert(table), rows)
+            if fresh:
+                _copy(source, target)
+            elif _servers(source) != _servers(target):
+                raise ConfigError("that database holds another state than this folder",
+                                  mend="name an empty one, or that folder")  # fmt: skip
     finally:
         engine.dispose()
+
+
+def put_away(folder: Path) -> None:
+    """Renames the file that a database took over, so that nothing goes on in it."""
+    for suffix in ("-wal", "-shm", ""):
+        path = folder / f"{DATABASE_FILE}{suffix}"
+        if path.exists():
+            path.rename(folder / f"{DATABASE_FILE}{MOVED}{suffix}")
+
+
+def _servers(connection: Connection) -> set[str]:
+    keys = Table.metadata.tables["keys"].c
+    return set(connection.execute(select(keys.key_id).where(keys.role == "server")).scalars())
+
+
+def _copy(source: Connection, target: Connection) -> None:
+    for table in Table.metadata.sorted_tables:
+        rows = [dict(row) for row in source.execute(select(table)).mappings()]
+        if rows:
+            target.execute(insert(table), rows)
     if target.dialect.name == "postgresql":
         for name in _NUMBERED:
             column = Table.metadata.tables[name].c.id
@@ -78,4 +97,3 @@ def take_over(folder: Path, target: Connection) -> bool:
             if last is not None:
                 sequence = func.pg_get_serial_sequence(name, "id")
                 target.execute(select(func.setval(sequence, last)))
-    return True

@@ -26,7 +26,7 @@ from cambium.serve.store.database import (
 )
 from cambium.serve.store.failures import known_errors
 from cambium.serve.store.folder_lock import FolderLock
-from cambium.serve.store.moving import DATABASE_FILE, chosen_database, remember, take_over
+from cambium.serve.store.moving import DATABASE_FILE, chosen_database, move, put_away, remember
 from cambium.serve.store.postgres import claim
 from cambium.serve.store.transaction import Transaction
 from cambium.serve.store.writing import for_writing
@@ -88,9 +88,6 @@ class State:
                 ) from error
         try:
             state = cls._opened(open_engine(database), folder=folder, lock=lock)
-            if url is not None:
-                with known_errors():
-                    remember(folder, database)
         except BaseException:
             lock.release()
             raise
@@ -109,8 +106,13 @@ class State:
                 with state._connection_for_writing() as connection:
                     fresh = not has_schema(connection)
                     migrate(connection)
-                    if fresh and engine.url.database != str(folder / DATABASE_FILE):
-                        take_over(folder, connection)
+                    elsewhere = engine.url.database != str(folder / DATABASE_FILE)
+                    if elsewhere:
+                        move(folder, connection, fresh=fresh)
+                        # Before the commit: a crash in between finds the file again.
+                        remember(folder, engine.url)
+                if elsewhere:
+                    put_away(folder)
                 state.blobs.delete_partial()
         except BaseException:
             state._dispose()
@@ -177,6 +179,7 @@ class State:
             self._refuse_if_closed()
             self._writer = threading.get_ident()
             try:
+                self._check_claim()
                 with (
                     known_errors(),
                     self._engine.connect() as connection,
@@ -198,6 +201,16 @@ class State:
             with suppress(SQLAlchemyError):  # a database that is gone has let it go
                 self._claimed.close()
         self._engine.dispose()
+
+    def _check_claim(self) -> None:
+        """Refuses to write once another server may have taken the database."""
+        if self._claimed is None:
+            return
+        try:
+            self._claimed.exec_driver_sql("SELECT 1")
+        except SQLAlchemyError as error:
+            raise StateLocked("this server has lost its hold on the database",
+                              mend="start it again") from error  # fmt: skip
 
     def _refuse_if_closed(self) -> None:
         if self._closed:

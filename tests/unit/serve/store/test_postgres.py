@@ -170,9 +170,68 @@ def test_a_connection_that_broke_is_replaced(tmp_path: Path) -> None:
             other.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid() "
-                "AND query NOT LIKE '%pg_try_advisory_lock%'"
+                "AND pid NOT IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')"
             )
         with known_errors(), state.transaction() as tx:
             tx.set_meta("a", value="b")
         with state.read() as view:
             assert view.get_meta("a") == "b"
+
+
+def test_a_server_that_lost_its_hold_writes_no_more(tmp_path: Path) -> None:
+    url = fresh_database()
+    with State.open(tmp_path / "one", url=url) as first:
+        with psycopg.connect(url, autocommit=True) as other:
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+            )
+        with State.open(tmp_path / "two", url=url) as second:
+            with pytest.raises(StateLocked, match="lost its hold"), first.transaction() as tx:
+                tx.set_meta("a", value="first")
+            with second.transaction() as tx:
+                tx.set_meta("a", value="second")
+            assert tx is not None
+
+
+def test_nothing_goes_on_in_a_file_that_was_taken_over(tmp_path: Path) -> None:
+    with State.open(tmp_path) as state, state.transaction() as tx:
+        tx.put_key(key("k-1"))
+    url = fresh_database()
+    State.open(tmp_path, url=url).close()
+    assert not (tmp_path / "cambium.db").exists() and (tmp_path / "cambium.db.moved").is_file()
+    with State.open(tmp_path) as state, state.read() as view:
+        assert view.list_keys() == [key("k-1")]
+
+
+def test_a_move_that_breaks_off_leaves_the_file_in_charge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with State.open(tmp_path) as state, state.transaction() as tx:
+        tx.put_key(key("k-1"))
+    url = fresh_database()
+
+    def breaks(*_: object) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cambium.serve.store.state.remember", breaks)
+        with pytest.raises(RuntimeError):
+            State.open(tmp_path, url=url)
+    with State.open(tmp_path) as state, state.transaction() as tx:
+        tx.put_key(key("k-2"))
+    with State.open(tmp_path, url=url) as state, state.read() as view:
+        assert {row.key_id for row in view.list_keys()} == {"k-1", "k-2"}
+
+
+def test_another_states_database_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    url = fresh_database()
+    for name in ("a", "b"):
+        with State.open(tmp_path / name) as state, state.transaction() as tx:
+            tx.put_key(key(f"server-{name}", role="server"))
+    State.open(tmp_path / "a", url=url).close()
+    with pytest.raises(ConfigError, match="another state"):
+        State.open(tmp_path / "b", url=url)
+    with State.open(tmp_path / "b") as state, state.read() as view:
+        assert [row.key_id for row in view.list_keys()] == ["server-b"]
+    with State.open(tmp_path / "a") as state, state.read() as view:
+        assert [row.key_id for row in view.list_keys()] == ["server-a"]
