@@ -76,6 +76,7 @@ def refuses_everything(server: Server) -> None:
         code = said["error"]["code"] if path.startswith("/v1/") else said["code"]
         assert (answer.status_code, code) == (503, "killed"), path
     assert server.http.delete("/adapters/alive").status_code == 503
+    assert server.http.get("/adapters/alive/export").status_code == 503
     for path in (
         "/healthz",
         "/adapters",

@@ -116,7 +116,7 @@ class KillSwitch:
             return True  # what is stolen goes before the others revive
         if path.startswith("/v1/"):
             return self.serves_base and path != "/v1/embeddings"
-        return method == "GET"
+        return method == "GET" and not path.endswith("/export")  # no weights leave either
 
     def listen(self, listener: Callable[[Killed | None], None]) -> None:
         """Tells `listener` of the kill, at once if it was, and of each change from now on."""

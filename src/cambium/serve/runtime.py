@@ -182,6 +182,9 @@ class Runtime:
         return base
 
     def _open_adapters(self) -> EphemeralAdapters:
+        # Replays and looks take minutes; the threads of other calls must not wait for them.
+        self.slow_threads = ThreadPoolExecutor(2, thread_name_prefix="slow")
+        self._opened.callback(self.slow_threads.shutdown)
         self.lesson_threads = ThreadPoolExecutor(MAX_TOGETHER, thread_name_prefix="lesson")
         self._opened.callback(self.lesson_threads.shutdown)
         self.lessons = queue = LearningQueue(self.training)

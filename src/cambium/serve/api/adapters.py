@@ -79,7 +79,8 @@ def router(runtime: Runtime) -> APIRouter:
 
     @routes.post("/adapters/{name}/replay")
     async def replay_learning(name: str, caller: Asking) -> dict[str, Any]:
-        return await asyncio.to_thread(_replay, runtime, name, caller)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(runtime.slow_threads, _replay, runtime, name, caller)
 
     @routes.get("/adapters")
     async def list_adapters(caller: Asking) -> dict[str, Any]:

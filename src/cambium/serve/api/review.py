@@ -111,7 +111,9 @@ def _add_judging(routes: APIRouter, runtime: Runtime) -> None:
                 mend="send proposal_id alone",
             )
         await asyncio.to_thread(_shown, runtime.proposals, body.proposal_id, caller)
-        filed = await asyncio.to_thread(review.look_again, body.proposal_id)
+        loop = asyncio.get_running_loop()
+        slow = runtime.slow_threads
+        filed = await loop.run_in_executor(slow, review.look_again, body.proposal_id)
         view = await asyncio.to_thread(review.view, filed)
         verdicts = {gate["verdict"] for gate in view["gates"]}
         overall = next((v for v in ("error", "fail", "missing") if v in verdicts), "pass")

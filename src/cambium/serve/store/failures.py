@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from sqlalchemy.exc import DataError as RefusedValue
 from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from cambium.core.errors import (
     CambiumError,
@@ -41,7 +42,8 @@ def known_errors() -> Iterator[None]:
 
     Raises:
         StorageFull: the disk or its quota is full.
-        StateLocked: another process held the database for longer than the busy timeout.
+        StateLocked: another process held the database for longer than the busy timeout, or all
+            connections are in use.
         StateCorrupt: the file is not a database, or a damaged one.
         DataError: a row that contradicts a key or a reference.
         ConfigError: the database cannot be opened, or is gone.
@@ -51,6 +53,10 @@ def known_errors() -> Iterator[None]:
         yield
     except StatementError as error:
         raise _known(error) from error
+    except PoolTimeout as error:
+        raise StateLocked(
+            "all connections to the database are in use", mend="try again later"
+        ) from error
     except OSError as error:
         if error.errno in FULL_ERRNOS:
             raise storage_full() from error

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from cambium.core.errors import CambiumError, ConfigError, StateCorrupt, StateLo
 from cambium.core.nouns import ProposalState
 from cambium.serve.store.records import ProposalRow, RevisionRow, TraceRow
 from cambium.serve.store.state import State
+from cambium.serve.store.writing import MAX_CONNECTIONS
 
 HOLDER = """
 import sys
@@ -197,3 +199,14 @@ def test_threads_lose_no_write_and_break_no_chain(state: State) -> None:
         assert view.state_version() == num_threads * num_each
     assert [e.body["version"] for e in entries] == list(range(1, num_threads * num_each + 1))
     assert [e.seq for e in entries] == list(range(1, len(entries) + 1))
+
+
+def test_readers_beyond_the_pool_are_told_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with State.open(tmp_path / "state") as state, ExitStack() as open_views:
+        monkeypatch.setattr(state._engine.pool, "_timeout", 0.01)
+        for _ in range(MAX_CONNECTIONS):
+            open_views.enter_context(state.read())
+        with pytest.raises(StateLocked, match="in use"), state.read():
+            pass
