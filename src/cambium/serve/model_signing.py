@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import ConfigError
-from cambium.serve.store.blobs import fsync_folder
+from cambium.serve.store.durable import write_durably
 from cambium.trust.dsse import PAYLOAD_TYPE, STATEMENT_TYPE, encode_for_signing
 from cambium.trust.keys import SigningKey
 
@@ -123,12 +122,4 @@ def _write_new_key(path: Path) -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    fsync_folder(path.parent)
+    write_durably(path, pem)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -11,9 +9,9 @@ from pathlib import Path
 
 from cambium.core.canonical import digest_bytes, is_digest
 from cambium.core.errors import DataError, StateCorrupt
+from cambium.serve.store.durable import PARTIAL, fsync_folder, make_durable_folder, write_durably
 from cambium.serve.store.failures import known_errors
 
-_PARTIAL = ".partial-"
 _ALGORITHM = "sha256"
 _GRACE_S = 60.0
 
@@ -44,10 +42,9 @@ class BlobStore:
             make_durable_folder(path.parent)
             if path.exists():
                 self.get(digest)
+                fsync_folder(path.parent)  # its writer may not have come this far
             else:
-                _write_durably(path, data)
-            # Also for a file that was there: its writer may not have come this far.
-            fsync_folder(path.parent)
+                write_durably(path, data)
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -107,7 +104,7 @@ class BlobStore:
 
         Only for a process that has just opened the state: it would break a running `put`.
         """
-        partial = list(self._folder.glob(f"{_ALGORITHM}/??/{_PARTIAL}*"))
+        partial = list(self._folder.glob(f"{_ALGORITHM}/??/{PARTIAL}*"))
         for path in partial:
             path.unlink(missing_ok=True)
         return len(partial)
@@ -119,34 +116,3 @@ class BlobStore:
             )
         name = digest.removeprefix(f"{_ALGORITHM}:")
         return self._folder / _ALGORITHM / name[:2] / name
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    partial = path.with_name(_PARTIAL + secrets.token_hex(8))
-    try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def make_durable_folder(folder: Path) -> None:
-    """Makes the folder and its parents, each fsynced into its own parent."""
-    missing = [f for f in (folder, *folder.parents) if not f.exists()]
-    for new in reversed(missing):
-        new.mkdir(mode=0o700, exist_ok=True)
-        fsync_folder(new.parent)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Puts the names in a folder on disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import ConfigError, StorageFull
+from cambium.serve.store.durable import fsync_folder
 from cambium.trust.keys import SigningKey, wrap
 from cambium.trust.providers.bls12_381 import BLS12_381, Share
 
@@ -54,7 +55,7 @@ def save_key(key: SigningKey, path: Path, *, passphrase: bytes | None = None) ->
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        _fsync_folder(path.parent)
+        fsync_folder(path.parent)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise _unwritable(error, path) from error
@@ -139,11 +140,3 @@ def _unwritable(error: OSError, path: Path) -> ConfigError | StorageFull:
         return ConfigError(f"{path} exists; a key is never overwritten", mend="choose another path")
     return ConfigError(f"the key {path} cannot be written: {error.strerror}",
                        mend="name a writable folder")  # fmt: skip
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, func, insert, select
 
 from cambium.core.errors import ConfigError
 from cambium.serve.store.database import database_url, open_engine, require_current_schema
+from cambium.serve.store.durable import write_durably
 from cambium.serve.store.schema import Table
 
 DATABASE_FILE = "cambium.db"
@@ -36,14 +36,7 @@ def remember(folder: Path, url: URL) -> None:
     kept, text = folder / URL_FILE, url.render_as_string(hide_password=False) + "\n"
     if kept.is_file() and kept.read_text(encoding="utf-8") == text:
         return
-    partial = kept.with_name(f".{URL_FILE}.partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(kept)
+    write_durably(kept, text.encode())
 
 
 def move(folder: Path, target: Connection, *, fresh: bool) -> None:

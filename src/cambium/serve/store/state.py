@@ -17,13 +17,14 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from cambium.core.errors import CambiumError, ConfigError, StateLocked
-from cambium.serve.store.blobs import BlobStore, make_durable_folder
+from cambium.serve.store.blobs import BlobStore
 from cambium.serve.store.database import (
     has_schema,
     migrate,
     open_engine,
     require_current_schema,
 )
+from cambium.serve.store.durable import make_durable_folder
 from cambium.serve.store.failures import known_errors
 from cambium.serve.store.folder_lock import FolderLock
 from cambium.serve.store.moving import DATABASE_FILE, chosen_database, move, put_away, remember
