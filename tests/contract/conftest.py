@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import openai
 import pytest
@@ -14,6 +15,8 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from tests.serving import People, Server, small_config, tiny_base
+from tests.serving import served as whole_server
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cambium.core.errors import ModelNotFound
@@ -151,4 +154,18 @@ def client(served: Served) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
         base_url=served.url + "/v1", api_key="none", max_retries=0, timeout=60
     ) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def server(base: Path, tmp_path: Path) -> Iterator[Server]:
+    """A whole server under a policy; modules that need another have their own."""
+    people = People()
+    people.init(tmp_path)
+    with whole_server(small_config(tmp_path, model=str(base)), people) as found:
         yield found

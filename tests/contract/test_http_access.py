@@ -23,7 +23,6 @@ from tests.serving import (
     Server,
     served,
     small_config,
-    tiny_base,
 )
 
 from cambium.core.nouns import Action, SignedAct
@@ -32,11 +31,6 @@ from cambium.trust.acts import sign_act, signature_to_json
 
 ROLES = ("client", "learner", "reviewer", "operator")
 RULES = Rules(owners=(("contracts", "acme"),))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @dataclass(kw_only=True)
@@ -126,6 +120,7 @@ def test_each_route_is_for_its_roles(
 def test_whoever_watches_needs_no_token(house: House) -> None:
     for path in OPEN:
         assert house.ask(None, "GET", path).status_code == 200
+        assert house.ask(None, "POST", path, content=b"x" * 1000).status_code == 401
 
 
 @pytest.mark.parametrize(

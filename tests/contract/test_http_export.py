@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.serving import FACTS, TREES, People, Server, served, small_config, tiny_base
+from tests.serving import FACTS, TREES, People, Server, served, small_config
 from transformers import AutoModelForCausalLM
 
 from cambium.core.adapter_bytes import AdapterBytes
@@ -21,11 +21,6 @@ from cambium.trust.keys import PublicKey
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 FILES = {"adapter_config.json", "adapter_model.safetensors"}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +127,6 @@ def test_a_live_adapter_leaves_with_its_parent(server: Server, base: Path, tmp_p
 
     prompt = torch.tensor([server.runtime.base.tokenizer.encode("Fact 7: the tree")])
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    before = {n: p.clone() for n, p in plain.named_parameters()}
     loaded = PeftModel.from_pretrained(plain, tmp_path)
     with torch.no_grad():
         theirs = loaded(prompt).logits
@@ -143,7 +137,7 @@ def test_a_live_adapter_leaves_with_its_parent(server: Server, base: Path, tmp_p
             for part in (*live.parent, live.lora):
                 weight += part.config.scaling * part.b[path] @ part.a[path]
         expected = ours(prompt).logits
-    assert before and torch.allclose(theirs, expected, atol=1e-5)
+    assert torch.allclose(theirs, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["nobody", f"trees@sha256:{'0' * 64}", "globex:trees"])

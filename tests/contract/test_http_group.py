@@ -6,19 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-from tests.serving import TREES, People, Rules, Server, served, small_config, tiny_base
+from tests.serving import TREES, People, Rules, Server, served, small_config
 
 from cambium.core.canonical import canonical_json
 from cambium.core.nouns import Action
 from cambium.trust.acts import sign_act, signature_to_json
 from cambium.trust.keys import wrap
 from cambium.trust.providers.bls12_381 import deal, verify
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
 
 
 def entry(server: Server, kind: str) -> dict[str, Any]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from httpx import Response
 from tests.serving import (
     FACTS,
@@ -19,7 +17,6 @@ from tests.serving import (
     Server,
     served,
     small_config,
-    tiny_base,
 )
 
 from cambium.core.canonical import digest_bytes
@@ -27,19 +24,6 @@ from cambium.core.nouns import Action
 from cambium.trust.acts import sign_act, signature_to_json
 from cambium.trust.keys import SigningKey, generate_key
 from cambium.trust.policy import sign_policy
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def server(base: Path, tmp_path: Path) -> Iterator[Server]:
-    people = People()
-    people.init(tmp_path)
-    with served(small_config(tmp_path, model=str(base)), people) as found:
-        yield found
 
 
 def changed(server: Server, version: int = 2, **changes: str) -> str:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
-from tests.serving import PORT, TREES, People, Server, served, small_config, tiny_base
+from tests.serving import PORT, TREES, Server
 
 from cambium.core.nouns import Action
 from cambium.serve.store.key_files import save_key
 from cambium.trust.acts import sign_act, signature_to_json
 from cambium.trust.keys import SigningKey, generate_key
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture
-def server(base: Path, tmp_path: Path) -> Iterator[Server]:
-    people = People()
-    people.init(tmp_path)
-    with served(small_config(tmp_path, model=str(base)), people) as found:
-        yield found
 
 
 def revoke(server: Server, lost: SigningKey, *keys: SigningKey, reason: Any = "lost") -> httpx.Response:  # fmt: skip  # noqa: E501

@@ -85,10 +85,9 @@ _COMPILED = [(method, compile_path(path)[0], roles) for method, path, roles in R
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Whoever sent a request: whose adapters they mean, and what they may do."""
+    """Whoever sent a request: whose adapters they mean, and whether they see all tenants'."""
 
     tenant: str
-    roles: frozenset[Role]
     sees_all: bool
 
     def own(self, name: str) -> str:
@@ -113,7 +112,7 @@ class Caller:
 
 
 # Without tokens, whoever reaches the loopback is everybody.
-ANYBODY = Caller(tenant=DEFAULT_TENANT, roles=_ALL, sees_all=True)
+ANYBODY = Caller(tenant=DEFAULT_TENANT, sees_all=True)
 
 
 class Access:
@@ -183,7 +182,7 @@ Asking = Annotated[Caller, Depends(caller_of)]
 
 def _caller(row: TokenRow, roles: frozenset[Role]) -> Caller:
     sees_all = row.tenant == EVERY_TENANT or Role.OPERATOR in roles
-    return Caller(tenant=row.tenant, roles=roles, sees_all=sees_all)
+    return Caller(tenant=row.tenant, sees_all=sees_all)
 
 
 def _bearer(headers: Mapping[str, str]) -> str:

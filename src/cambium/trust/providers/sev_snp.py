@@ -14,13 +14,12 @@ AMD 57230, VCEK Certificate and KDS Interface Specification.
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -28,8 +27,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
 from cambium.core.canonical import canonical_json
-from cambium.core.errors import AttestationRefused, CambiumError
+from cambium.core.errors import AttestationRefused
 from cambium.trust.attestation import MAX_LIFETIME_S, SEV_SNP, Claims, require
+from cambium.trust.providers.claims import read_claims
 
 REPORT_BYTES = 0x4A0
 SIGNED_BYTES = 0x2A0
@@ -122,7 +122,7 @@ class SnpVerifier:
         self._check_report(report, vcek)
         bound = hashlib.sha512(evidence.payload).digest()
         require(report[0x50:0x90] == bound, "the report is for other claims")
-        claims = _read_claims(evidence.payload)
+        claims = _read(evidence.payload)
         require(claims["nonce"] == nonce, "the claims answer another nonce")
         return Claims(
             session=str(claims["session"]),
@@ -287,15 +287,9 @@ def _extension(certificate: x509.Certificate, oid: str) -> bytes:
         raise _refused("the certificate does not say which chip and firmware") from error
 
 
-def _read_claims(payload: bytes) -> dict[str, object]:
-    try:
-        claims = json.loads(payload)
-        canonical = canonical_json(claims) == payload
-    except (ValueError, RecursionError, CambiumError) as error:
-        raise _refused("the claims are not JSON") from error
-    require(canonical and isinstance(claims, dict), "the claims are not canonical JSON")
-    read = cast("dict[str, object]", claims)
-    require(set(read) == _CLAIMS and read["type"] == CLAIMS_TYPE, "a claim is missing or unknown")
+def _read(payload: bytes) -> dict[str, object]:
+    read = read_claims(payload, _CLAIMS)
+    require(read["type"] == CLAIMS_TYPE, "the claims are of another kind")
     texts = all(isinstance(read[name], str) for name in ("nonce", "session", "measurement"))
     times = all(type(read[name]) is int for name in ("issued_at", "expires_at"))
     require(texts and times, "a claim is of another type")

@@ -7,14 +7,13 @@ file can make the same evidence. No production policy accepts it.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import cast
 
 from cambium.core.canonical import canonical_json
-from cambium.core.errors import AttestationRefused, CambiumError, SignatureInvalid
+from cambium.core.errors import AttestationRefused, SignatureInvalid
 from cambium.trust.attestation import MAX_LIFETIME_S, PROFILES, SOFTWARE_DEV, Claims, require
 from cambium.trust.keys import PublicKey, SigningKey, generate_key
+from cambium.trust.providers.claims import read_claims
 
 CLAIMS_TYPE = "cambium/attestation/v1"
 ENDORSEMENT_TYPE = "cambium/attestation-session/v1"
@@ -99,7 +98,7 @@ class SoftwareDevVerifier:
         endorsed = self.root.verify(endorsement_bytes(session), evidence.endorsement)
         require(endorsed, "the root did not vouch for this session key under this label")
         require(session.verify(evidence.payload, evidence.signature), "the claims were not signed")
-        claims = _read_claims(evidence.payload)
+        claims = read_claims(evidence.payload, _CLAIMS)
         for name, must in _derived(nonce, session).items():
             same = type(claims[name]) is type(must) and claims[name] == must
             require(same, f"the claim {name!r} is not what the verifier derived")
@@ -131,16 +130,3 @@ def _derived(nonce: str, session: PublicKey) -> dict[str, object]:
         "nonce": nonce,
         "session": session.key_id,
     }
-
-
-def _read_claims(payload: bytes) -> dict[str, object]:
-    try:
-        claims = json.loads(payload)
-        canonical = canonical_json(claims) == payload
-    except (ValueError, RecursionError, CambiumError) as error:
-        raise AttestationRefused("the claims are not JSON", mend="attest again") from error
-    # Canonical means no claim twice, so that no other reader can read another one.
-    require(canonical and isinstance(claims, dict), "the claims are not canonical JSON")
-    read = cast("dict[str, object]", claims)
-    require(set(read) == _CLAIMS, "a claim is missing or unknown")
-    return read
