@@ -74,6 +74,8 @@ min_entropy = 0.0
 first_steps_per_hour = 2
 max_steps_per_hour = 64
 wins_window = 3
+[ledger]
+alpha = {alpha}
 {gates}
 """
 _GATE = """[[gates]]
@@ -86,6 +88,7 @@ min_items = {fewest}
 max_items = {most}
 confidence = 0.95
 required = true
+waivable = {waivable}
 """
 
 
@@ -104,12 +107,15 @@ class Rules:
     retention: float = -0.9
     alignment: float = -4.0
     passes: int = 1
+    alpha: float = 1000.0
+    waivable: bool = False
+    retention_items: int = 2
 
     def toml(self, approvers: Sequence[SigningKey], operator: SigningKey) -> bytes:
         gates = (
             # Two or three documents a look: a bar that chance does not decide.
             ("domain_gain", -0.3, 2, 3),
-            ("retention", self.retention, 2, 8),
+            ("retention", self.retention, self.retention_items, max(8, self.retention_items)),
             ("alignment", self.alignment, 4, 8),
             # Models of random weights write noise; the probe is tried on the bundled base.
             ("alignment_writing", -50.0, 2, 3),
@@ -130,8 +136,16 @@ class Rules:
             operator=f'{{ name = "operator", public = "{operator.public_key.raw}", expires = 0 }}',
             replay_tokens=self.replay_tokens,
             traffic=str(self.traffic).lower(),
+            alpha=self.alpha,
             gates="".join(
-                _GATE.format(name=n, threshold=t, fewest=a, most=b, passes=self.passes)
+                _GATE.format(
+                    name=n,
+                    threshold=t,
+                    fewest=a,
+                    most=b,
+                    passes=self.passes,
+                    waivable=str(self.waivable).lower(),
+                )
                 for n, t, a, b in gates
             ),
         )

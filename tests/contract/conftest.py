@@ -19,7 +19,6 @@ from tests.serving import People, Server, small_config, tiny_base
 from tests.serving import served as whole_server
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cambium.core.errors import ModelNotFound
 from cambium.models.base import BaseModel
 from cambium.models.encoder import SentenceEncoder
 from cambium.models.engine import Engine, EngineConfig
@@ -33,6 +32,7 @@ from cambium.serve.api.openai import (
     router,
 )
 from cambium.serve.api.openai.errors import learning_refused
+from cambium.serve.errors import ModelNotFound
 
 TEXTS = ["the tree grows a thin layer of cambium every year", "naïve café, 12 trees: {x}\n\n  end"]
 

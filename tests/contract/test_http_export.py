@@ -14,8 +14,8 @@ import torch
 from tests.serving import FACTS, TREES, People, Server, served, small_config
 from transformers import AutoModelForCausalLM
 
-from cambium.core.adapter_bytes import AdapterBytes
 from cambium.core.canonical import canonical_json
+from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.lora import concatenated
 from cambium.trust.keys import PublicKey
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from tests.serving import FACTS, Clock, People, Rules, Server, served, small_config, tiny_base
 
-from cambium.core.evidence import StepCheck
 from cambium.evals.alignment_pairs import AlignmentMonitor
 from cambium.learn.objectives.trust_region import TrustRegion
+from cambium.models.step_check import StepCheck
 from cambium.serve.traffic import Progress, TrafficLearner, shaped_rate
 
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cambium.core.adapter_bytes import AdapterBytes
 from cambium.core.canonical import canonical_json, digest_bytes
 from cambium.core.errors import AuditBroken, CambiumError, DataError
 from cambium.core.nouns import Action, AdapterRef, BankEntry, Revision, SignedAct
+from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.lora import LinearSite, LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.trust.acts import Expectation, check_act, sign_act
 from cambium.trust.attestation import MAX_LIFETIME_S, SOFTWARE_DEV, appraise, new_nonce

@@ -15,12 +15,12 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from cambium.core.adapter_bytes import AdapterBytes
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import CambiumError
 from cambium.core.nouns import Action, Signature, SignedAct
 from cambium.learn.examples import Example
 from cambium.lifecycle.blockers import merge_quorum
+from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.engine import GenerationRequest, TokenEvent
 from cambium.models.lora import LoraConfig, to_bytes
 from cambium.models.sampling import SamplingConfig

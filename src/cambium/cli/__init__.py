@@ -40,6 +40,7 @@ _GROUPS = {
         review.diff,
         review.check,
         review.approve,
+        review.waive,
         review.reject,
         review.merge,
         review.revisions,

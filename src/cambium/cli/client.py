@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from cambium.cli.failures import BROKEN, WRONG_CALL, CommandFailed, from_problem, status_of_http
 from cambium.cli.output import hide_loading_bars
-from cambium.core.errors import StateLocked
+from cambium.serve.errors import StateLocked
 
 if TYPE_CHECKING:
     import httpx

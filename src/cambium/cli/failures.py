@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cambium.core import errors
 from cambium.core.errors import CambiumError
+from cambium.serve.errors import StateLocked
 
 NO = 1
 WRONG_CALL = 2
@@ -25,7 +26,7 @@ _LOCAL: tuple[tuple[type[CambiumError], int], ...] = (
     (errors.ConfigError, WRONG_CALL),
     (errors.DataError, WRONG_CALL),
     (errors.NotFound, WRONG_CALL),
-    (errors.StateLocked, WRONG_CALL),
+    (StateLocked, WRONG_CALL),
 )
 
 

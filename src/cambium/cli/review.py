@@ -114,6 +114,31 @@ def approve(proposal: ProposalId, key: Key, state: State = None, as_json: AsJson
         print_line(f"signed {target} with {body['key_id']}")
 
 
+def waive(
+    proposal: ProposalId,
+    gate: Annotated[str, typer.Argument(metavar="GATE")],
+    key: Key,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")],
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sign that a proposal may pass without a gate; k approvers must, and the policy allow it."""
+    with connect(state) as client:
+        path = f"/proposals/{segment(proposal)}"
+        record = client.get(path)
+        gates = {row["name"]: row for row in rows_of(record, "gates")}
+        target = gates.get(gate, {}).get("waiver_target")
+        if not isinstance(target, str):
+            line = f"gate {gate!r} of proposal {proposal} cannot be waived"
+            raise CommandFailed(f"{line}: see `waivable` in the policy", status=NO)
+        body = signed_body(key, Action.WAIVE_GATE, target=target, standing=record)
+        answer = client.post(f"{path}/waivers", {**body, "reason": reason})
+    if as_json:
+        print_json(answer)
+    else:
+        print_line(f"signed a waiver of {gate} with {body['key_id']}")
+
+
 def reject(
     proposal: ProposalId,
     reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the log.")],

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cambium.core.canonical import canonical_json
-from cambium.core.errors import ConfigError, DataError, NotUtf8, TooLarge
+from cambium.core.errors import ConfigError, DataError
+from cambium.serve.errors import NotUtf8, TooLarge
 
 # A text is cut into documents about this long: the gates keep whole documents for themselves,
 # so one long document would leave them either nothing or everything.

@@ -44,76 +44,16 @@ class DataError(CambiumError, code="invalid_request"):
     """Input that cannot be used; nothing was changed."""
 
 
-class NotUtf8(DataError, code="not_utf8"):
-    """Bytes that are not UTF-8 text."""
-
-
-class TooLarge(DataError, code="too_large"):
-    """Input over a bound of the policy."""
-
-
-class LossUnavailable(DataError, code="loss_unavailable"):
-    """A loss this server does not offer."""
-
-
 class NotFound(CambiumError, code="not_found"):
     """A name that nothing answers to."""
-
-
-class ModelNotFound(NotFound, code="model_not_found"):
-    """A model or adapter name that nothing answers to; never the base instead."""
-
-
-class AdapterNotFound(NotFound, code="adapter_not_found"):
-    """No adapter has this name or digest."""
-
-
-class DomainNotFound(NotFound, code="domain_not_found"):
-    """The policy does not list this domain, or no adapter serves it."""
-
-
-class ProposalNotFound(NotFound, code="proposal_not_found"):
-    """No proposal has this id."""
-
-
-class RevisionNotFound(NotFound, code="revision_not_found"):
-    """No revision has this number."""
-
-
-class TraceNotFound(NotFound, code="trace_not_found"):
-    """No answered request has this id."""
 
 
 class ModelError(CambiumError, code="model_unusable"):
     """A model that cannot be loaded or run."""
 
 
-class AdapterExpired(CambiumError, code="adapter_expired"):
-    """An ephemeral adapter past its time to live."""
-
-
-class AdapterQuarantined(CambiumError, code="adapter_quarantined"):
-    """An adapter that failed its alignment check; it stays out for good."""
-
-
-class Unauthenticated(CambiumError, code="unauthenticated"):
-    """No bearer token, or one that this server does not know."""
-
-
-class RoleMissing(CambiumError, code="role_missing"):
-    """The token's roles do not include what the route asks for."""
-
-
-class RateLimited(CambiumError, code="rate_limited"):
-    """More requests than the token may send; `detail["retry_after_s"]` says when to go on."""
-
-
 class ConsentMissing(CambiumError, code="consent_missing"):
     """Proposing needs examples that were given with consent."""
-
-
-class BudgetExceeded(CambiumError, code="budget_exceeded"):
-    """The policy's budget for this adapter or this server is spent."""
 
 
 class IllegalTransition(CambiumError, code="illegal_transition"):
@@ -126,18 +66,6 @@ class NotMergeable(CambiumError, code="not_mergeable"):
 
 class GateBroken(CambiumError, code="gate_broken"):
     """A gate that could not be measured."""
-
-
-class StorageFull(CambiumError, code="storage_full"):
-    """The disk took no more; nothing was changed."""
-
-
-class StateLocked(CambiumError, code="state_locked"):
-    """Another process holds the state folder."""
-
-
-class StateCorrupt(CambiumError, code="state_corrupt"):
-    """Stored bytes do not hash to their name, or a row refers to missing bytes."""
 
 
 class Stopped(CambiumError, code="stopped"):

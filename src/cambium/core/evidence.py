@@ -31,6 +31,7 @@ class GateSpec:
         max_looks: looks a proposal may take at all, at most 5.
         min_items, max_items: how many fresh items one look must and may use.
         confidence: one-sided, in (0.5, 1).
+        waivable: k approvers may let a proposal pass without it, under their signatures.
     """
 
     name: str
@@ -42,10 +43,26 @@ class GateSpec:
     max_items: int = 64
     confidence: float = 0.95
     required: bool = True
+    waivable: bool = False
+
+    @property
+    def rule_alpha(self) -> float:
+        """Returns how likely a change exactly as bad as the threshold gets through all looks."""
+        return rule_passes(1 - self.confidence, passes_required=self.passes_required,
+                           max_looks=self.max_looks)  # fmt: skip
 
     def to_json(self) -> dict[str, object]:
         """Returns the spec as it stands in policy and evidence."""
         return dict(self.__dict__)
+
+
+def rule_passes(look_passes: float, *, passes_required: int, max_looks: int) -> float:
+    """Returns the probability of N passes in a row within M independent looks, exactly."""
+    runs = [1.0] + [0.0] * passes_required  # by length of the present run; the last is done
+    for _ in range(max_looks):
+        done = runs[-1] + runs[-2] * look_passes
+        runs = [sum(runs[:-1]) * (1 - look_passes), *(r * look_passes for r in runs[:-2]), done]
+    return runs[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,18 +125,3 @@ class Verdict:
             "decisive": self.decisive,
             "measurement": self.measurement.to_json() if self.measurement else None,
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepCheck:
-    """What the alignment monitor says of one learning step.
-
-    Args:
-        shift: mean movement toward the harmless continuations, nats per token; below zero is
-            movement toward the harmful ones.
-        margin: how far below zero `shift` may go.
-    """
-
-    ok: bool
-    shift: float
-    margin: float

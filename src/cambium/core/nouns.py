@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
 
-from cambium.core.canonical import digest_json, is_digest
+from cambium.core.canonical import digest_json
 from cambium.core.errors import DataError
 
-ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-RESERVED_NAMES = frozenset({"base", "stable"})
 # Whose everything is that no tenant is named for.
 DEFAULT_TENANT = "default"
 DOMAIN_TAG = "cambium.v1"
@@ -53,17 +50,8 @@ class Action(StrEnum):
     REVOKE = "revoke"
 
 
-def qualified(name: str, *, tenant: str) -> str:
-    """Returns a tenant's adapter name as the state knows it: `tenant:name`, or the default's bare.
-
-    >>> qualified("support", tenant="acme"), qualified("support", tenant="default")
-    ('acme:support', 'support')
-    """
-    return name if tenant == DEFAULT_TENANT else f"{tenant}:{name}"
-
-
 def tenant_of(name: str) -> str:
-    """Returns whose adapter it is, by the name that `qualified` gave."""
+    """Returns whose adapter it is, from `tenant:name`; a bare name is the default's."""
     return name.rpartition(":")[0] or DEFAULT_TENANT
 
 
@@ -243,15 +231,3 @@ class Revision:
             raise DataError(
                 f"not a revision's manifest: {error}", mend="restore a backup"
             ) from error
-
-
-def parse_model_name(text: str) -> tuple[str, str | None]:
-    """Splits `name` or `name@digest`.
-
-    Raises:
-        DataError: the name has other characters or the digest is not a full digest.
-    """
-    name, at, digest = text.partition("@")
-    if not ADAPTER_NAME.fullmatch(name) or (at and not is_digest(digest)):
-        raise DataError(f"{text[:100]!r} is not a model name", mend="use NAME or NAME@sha256:…")
-    return name, digest if at else None

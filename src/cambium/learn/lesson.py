@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cambium.core.evidence import StepCheck
 from cambium.learn.examples import Window
 from cambium.learn.objectives.objective import Objective, ObjectiveConfig, Place
 from cambium.learn.passes import Ask
 from cambium.models.lora import Lora
 from cambium.models.packing import Segment
+from cambium.models.step_check import StepCheck
 
 MAX_STEPS = 8
 # A segment as (adapter, parent, tokens, targets, after): all that a pass's shape depends on.

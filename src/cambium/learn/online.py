@@ -15,7 +15,6 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cambium.core.errors import DataError
-from cambium.core.evidence import StepCheck
 from cambium.learn.importance import Importances
 from cambium.learn.lesson import MAX_STEPS, Frame, LearnConfig, LearnResult, Lesson, Shape
 from cambium.learn.objectives import OBJECTIVES, ewc
@@ -25,6 +24,7 @@ from cambium.models.adapter_stack import AdapterStack, StackAdamW
 from cambium.models.chunked_head import HeadLoss, cross_entropy
 from cambium.models.lora import Lora, concatenated
 from cambium.models.packing import Pack, Segment, targets_of
+from cambium.models.step_check import StepCheck
 from cambium.models.training_model import TrainingModel
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cambium.core.nouns import Action, ProposalState, Revision, tenant_of
+from cambium.core.nouns import Action, ProposalState, Revision, Signature, tenant_of
 from cambium.lifecycle.proposal import FINAL, Proposal, standings
 from cambium.trust.acts import Expectation
 from cambium.trust.attestation import AttestationResult
@@ -55,6 +55,10 @@ def blockers(proposal: Proposal, situation: Situation) -> tuple[str, ...]:
     for gate in standings(proposal, policy):
         if not gate.done:
             found.append(f"gate {gate.gate}: {gate.why}")
+    for name in sorted(proposal.waived(policy.k)):
+        waiver = waiver_quorum(proposal, name, situation)
+        if not waiver.met:
+            found.append(f"gate {name}: {len(waiver.signatures)} of {waiver.k} waivers still hold")
     if refusal := find_attestation_refusal(situation):
         found.append(f"attestation: {refusal}")
     quorum = merge_quorum(proposal, situation)
@@ -68,12 +72,24 @@ def blockers(proposal: Proposal, situation: Situation) -> tuple[str, ...]:
 
 def merge_quorum(proposal: Proposal, situation: Situation) -> QuorumResult:
     """Returns who approved the proposal as it stands now, each signature verified again."""
-    digest, policy = proposal.proposal_digest, situation.policy
-    valid = [a for a in proposal.approvals if a.key_id not in situation.revoked_keys]
-    expectation = Expectation(action=Action.APPROVE, target=digest or "", policy=policy.digest,
+    digest = proposal.proposal_digest
+    return _quorum(proposal.approvals if digest else (), Action.APPROVE, digest or "", situation)
+
+
+def waiver_quorum(proposal: Proposal, gate: str, situation: Situation) -> QuorumResult:
+    """Returns who waived a gate of the proposal as it stands now, each signature verified again."""
+    signatures = tuple(w.signature for w in proposal.waivers if w.gate == gate)
+    return _quorum(signatures, Action.WAIVE_GATE, proposal.waiver_target(gate), situation)
+
+
+def _quorum(
+    signatures: tuple[Signature, ...], action: Action, target: str, situation: Situation
+) -> QuorumResult:
+    policy = situation.policy
+    expectation = Expectation(action=action, target=target, policy=policy.digest,
                               state_version=situation.state_version)  # fmt: skip
     return count_quorum(
-        valid if digest else [],
+        [s for s in signatures if s.key_id not in situation.revoked_keys],
         approvers=policy.approvers,
         expectation=expectation,
         k=policy.k,

@@ -82,7 +82,7 @@ def used_items(gate: str, looks: Iterable[Sequence[Verdict]]) -> frozenset[str]:
     )
 
 
-def standing(spec: GateSpec, verdicts: Sequence[Verdict]) -> GateStanding:
+def standing(spec: GateSpec, verdicts: Sequence[Verdict], *, waived: bool = False) -> GateStanding:
     """Returns where `spec`'s gate stands; verdicts of other gates are passed over."""
     own = [verdict for verdict in verdicts if verdict.gate == spec.name]
     counted = [verdict for verdict in own if verdict.outcome in COUNTED]
@@ -91,7 +91,7 @@ def standing(spec: GateSpec, verdicts: Sequence[Verdict]) -> GateStanding:
         passes = passes + 1 if verdict.outcome == Outcome.PASS else 0
     outcome = own[-1].outcome if own else Outcome.MISSING
     done = passes >= spec.passes_required and outcome == Outcome.PASS
-    refusal = _find_refusal(spec, counted, passes)
+    refusal = "" if waived else _find_refusal(spec, counted, passes)
     waiting = f"{passes} of {spec.passes_required} passes in a row"
     if own and outcome not in COUNTED:
         waiting = f"{waiting}; the last look could not be judged: {own[-1].why}"
@@ -100,9 +100,9 @@ def standing(spec: GateSpec, verdicts: Sequence[Verdict]) -> GateStanding:
         passes_in_a_row=passes,
         looks=len(counted),
         outcome=outcome,
-        done=done and not refusal,
+        done=waived or (done and not refusal),
         refused=bool(refusal),
-        why=refusal or ("not measured yet" if not own else waiting),
+        why=refusal or ("waived" if waived else waiting if own else "not measured yet"),
     )
 
 

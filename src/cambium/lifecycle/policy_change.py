@@ -18,7 +18,7 @@ _STRICTEST = {"profile": "production", "kill.then": "nothing"}
 _STRICTER_WHEN_MORE = {"k", "threshold", "passes_required", "min_items", "confidence",
                        "min_novelty", "min_entropy", "wins_window"}  # fmt: skip
 # Whatever else is a number there is stricter when it is less.
-_BUDGETS = ("learning.", "traffic.", "gates.", "approvers.list.", "kill.operators.")
+_BUDGETS = ("learning.", "traffic.", "ledger.", "gates.", "approvers.list.", "kill.operators.")
 
 
 def authorise_policy(

@@ -12,6 +12,9 @@ from cambium.lifecycle.gates import COUNTED, GateStanding, judge, standing, used
 from cambium.trust.policy import Policy
 
 FINAL = frozenset({ProposalState.MERGED, ProposalState.REJECTED, ProposalState.FAILED})
+FROZEN = frozenset(
+    {ProposalState.CHECKING, ProposalState.AWAITING_APPROVAL, ProposalState.MERGEABLE}
+)
 COMPLETE = frozenset(
     {ProposalState.AWAITING_APPROVAL, ProposalState.MERGEABLE, ProposalState.MERGED}
 )
@@ -27,6 +30,8 @@ class Proposal:
         provenance_digest: of the record of the data that was learned.
         candidate_digest: None until frozen.
         looks: the verdicts of every look, one for each gate of the policy.
+        restarts: how often looks were begun anew, after a parent had moved.
+        waivers: signatures that let single gates not count; k of them for a gate do.
         evidence_root: over all envelopes of all looks; see `evidence.evidence_root`.
         reason: why it was rejected or failed.
     """
@@ -45,6 +50,20 @@ class Proposal:
     evidence_root: str | None = None
     approvals: tuple[Signature, ...] = ()
     reason: str | None = None
+    restarts: int = 0
+    waivers: tuple[Waived, ...] = ()
+
+    def waiver_target(self, gate: str) -> str:
+        """Returns what is signed to waive one gate, for these bytes against this parent."""
+        return digest_json({"proposal": self.id, "candidate": self.candidate_digest,
+                            "parent": self.parent_digest, "gate": gate})  # fmt: skip
+
+    def waived(self, k: int) -> frozenset[str]:
+        """Returns the gates that `k` distinct keys have waived."""
+        gates = {waiver.gate for waiver in self.waivers}
+        signers = {gate: {w.signature.key_id for w in self.waivers if w.gate == gate}
+                   for gate in gates}  # fmt: skip
+        return frozenset(gate for gate in gates if len(signers[gate]) >= k)
 
     @property
     def proposal_digest(self) -> str | None:
@@ -59,6 +78,7 @@ class Proposal:
                 "provenance": self.provenance_digest,
                 "policy": self.policy_digest,
                 "evidence_root": self.evidence_root,
+                "waivers": sorted([w.gate, w.signature.key_id] for w in self.waivers),
             }
         )
 
@@ -82,6 +102,14 @@ class LookTaken:
 class Approved:
     """A signature that the caller has verified (`cambium.trust.acts.check_act`)."""
 
+    signature: Signature
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waived:
+    """One approver's verified signature over `Proposal.waiver_target` of a gate."""
+
+    gate: str
     signature: Signature
 
 
@@ -113,7 +141,7 @@ class Merged:
     """The order from `publish.authorise_merge` was carried out."""
 
 
-Event = Frozen | LookTaken | Approved | ParentMoved | Rejected | Broke | Merged
+Event = Frozen | LookTaken | Approved | Waived | ParentMoved | Rejected | Broke | Merged
 
 
 def advance(proposal: Proposal, event: Event, *, policy: Policy) -> Proposal:
@@ -121,9 +149,9 @@ def advance(proposal: Proposal, event: Event, *, policy: Policy) -> Proposal:
 
     consolidating -Frozen-> checking -LookTaken-> checking, awaiting_approval or rejected;
     awaiting_approval -Approved-> mergeable at the policy's k; mergeable -Merged-> merged.
-    A further look voids the approvals. `ParentMoved` sends any open proposal back to checking, or
-    to consolidating where its own domain changed: a candidate is only ever made from the weights
-    that it will replace.
+    A further look or waiver voids the approvals. `ParentMoved` sends any open proposal back to
+    checking, or to consolidating where its own domain changed: a candidate is only ever made from
+    the weights that it will replace.
 
     Raises:
         IllegalTransition: the state does not allow the event, or the event contradicts itself.
@@ -140,6 +168,8 @@ def advance(proposal: Proposal, event: Event, *, policy: Policy) -> Proposal:
             return _look(proposal, event, policy)
         case Approved():
             return _approve(proposal, event, policy)
+        case Waived():
+            return _waive(proposal, event, policy)
         case ParentMoved():
             return _restart(proposal, event)
         case Rejected(reason=reason):
@@ -153,23 +183,19 @@ def advance(proposal: Proposal, event: Event, *, policy: Policy) -> Proposal:
 def standings(proposal: Proposal, policy: Policy) -> tuple[GateStanding, ...]:
     """Returns where every gate of the policy stands, in the policy's order."""
     verdicts = [verdict for look in proposal.looks for verdict in look]
-    return tuple(standing(spec, verdicts) for spec in policy.gates)
+    waived = proposal.waived(policy.k)
+    return tuple(standing(s, verdicts, waived=s.name in waived) for s in policy.gates)
 
 
 def _freeze(proposal: Proposal, event: Frozen) -> Proposal:
-    _require_state(proposal, event, {ProposalState.CONSOLIDATING})
+    _require_state(proposal, event, frozenset({ProposalState.CONSOLIDATING}))
     if not is_digest(event.candidate_digest):
         raise _illegal(proposal, event, "the candidate has no digest")
     return replace(proposal, state=ProposalState.CHECKING, candidate_digest=event.candidate_digest)
 
 
 def _look(proposal: Proposal, event: LookTaken, policy: Policy) -> Proposal:
-    open_states = {
-        ProposalState.CHECKING,
-        ProposalState.AWAITING_APPROVAL,
-        ProposalState.MERGEABLE,
-    }
-    _require_state(proposal, event, open_states)
+    _require_state(proposal, event, FROZEN)
     _require_policy(proposal, policy)
     _check_look(proposal, event, policy)
     looked = replace(
@@ -178,6 +204,11 @@ def _look(proposal: Proposal, event: LookTaken, policy: Policy) -> Proposal:
         evidence_root=event.evidence_root,
         approvals=(),
     )
+    return _settle(looked, policy)
+
+
+def _settle(looked: Proposal, policy: Policy) -> Proposal:
+    """Returns the proposal in the state that its looks and waivers put it in."""
     found = standings(looked, policy)
     if refused := [f"gate {gate.gate}: {gate.why}" for gate in found if gate.refused]:
         return replace(looked, state=ProposalState.REJECTED, reason="; ".join(refused))
@@ -218,15 +249,15 @@ def _check_look(proposal: Proposal, event: LookTaken, policy: Policy) -> None:
 
 
 def _approve(proposal: Proposal, event: Approved, policy: Policy) -> Proposal:
-    _require_state(proposal, event, {ProposalState.AWAITING_APPROVAL, ProposalState.MERGEABLE})
+    _require_state(
+        proposal, event, frozenset({ProposalState.AWAITING_APPROVAL, ProposalState.MERGEABLE})
+    )
     _require_policy(proposal, policy)
-    act, key_id = event.signature.act, event.signature.key_id
-    if key_id not in {approver.key_id for approver in policy.approvers}:
-        raise KeyUnknown(f"{key_id} is not an approver of this policy", mend="ask an approver")
-    wanted = (DOMAIN_TAG, Action.APPROVE, proposal.proposal_digest, policy.digest)
-    if (act.domain_tag, act.action, act.target, act.policy) != wanted:
-        raise DigestMismatch("the approval is for something else than this proposal",
-                             mend="sign the proposal's digest as it is now")  # fmt: skip
+    target = proposal.proposal_digest or ""
+    key_id, act = (
+        _check_signer(event.signature, Action.APPROVE, target, policy),
+        event.signature.act,
+    )
     # Signatures for an earlier state version are worth nothing any more, so the same people may
     # sign again.
     valid = [a for a in proposal.approvals if a.act.state_version >= act.state_version]
@@ -236,6 +267,33 @@ def _approve(proposal: Proposal, event: Approved, policy: Policy) -> Proposal:
     met = len(approvals) >= policy.k
     state = ProposalState.MERGEABLE if met else ProposalState.AWAITING_APPROVAL
     return replace(proposal, state=state, approvals=approvals)
+
+
+def _waive(proposal: Proposal, event: Waived, policy: Policy) -> Proposal:
+    _require_state(proposal, event, FROZEN)
+    _require_policy(proposal, policy)
+    if event.gate not in {spec.name for spec in policy.gates if spec.waivable}:
+        raise _illegal(proposal, event, f"the policy lets nobody waive {event.gate[:80]!r}")
+    target = proposal.waiver_target(event.gate)
+    key_id = _check_signer(event.signature, Action.WAIVE_GATE, target, policy)
+    version = event.signature.act.state_version
+    valid = [w for w in proposal.waivers if w.signature.act.state_version >= version]
+    if any((w.gate, w.signature.key_id) == (event.gate, key_id) for w in valid):
+        raise DuplicateSigner(f"{key_id} waived this already", mend="ask another approver")
+    return _settle(replace(proposal, waivers=(*valid, event), approvals=()), policy)
+
+
+def _check_signer(signature: Signature, action: Action, target: str, policy: Policy) -> str:
+    """Returns the signer's key id, where it is an approver's and over exactly this."""
+    act, key_id = signature.act, signature.key_id
+    if key_id not in {approver.key_id for approver in policy.approvers}:
+        raise KeyUnknown(f"{key_id} is not an approver of this policy", mend="ask an approver")
+    if (act.domain_tag, act.action, act.target, act.policy) != (
+        DOMAIN_TAG, action, target, policy.digest,
+    ):  # fmt: skip
+        raise DigestMismatch("the signature is for something else than this proposal",
+                             mend="sign the proposal's digest as it is now")  # fmt: skip
+    return key_id
 
 
 def _restart(proposal: Proposal, event: ParentMoved) -> Proposal:
@@ -256,6 +314,8 @@ def _restart(proposal: Proposal, event: ParentMoved) -> Proposal:
         looks=(),
         evidence_root=None,
         approvals=(),
+        waivers=(),
+        restarts=proposal.restarts + bool(proposal.looks),
     )
 
 
@@ -266,7 +326,7 @@ def _close(proposal: Proposal, event: Event, state: ProposalState, reason: str) 
 
 
 def _merge(proposal: Proposal, event: Merged, policy: Policy) -> Proposal:
-    _require_state(proposal, event, {ProposalState.MERGEABLE})
+    _require_state(proposal, event, frozenset({ProposalState.MERGEABLE}))
     _require_policy(proposal, policy)
     # The state says so already; a stored state is not taken at its word.
     signers = {approval.key_id for approval in proposal.approvals}
@@ -275,7 +335,7 @@ def _merge(proposal: Proposal, event: Merged, policy: Policy) -> Proposal:
     return replace(proposal, state=ProposalState.MERGED)
 
 
-def _require_state(proposal: Proposal, event: Event, states: set[ProposalState]) -> None:
+def _require_state(proposal: Proposal, event: Event, states: frozenset[ProposalState]) -> None:
     if proposal.state not in states:
         raise _illegal(proposal, event, f"it must be {' or '.join(sorted(states))}")
 

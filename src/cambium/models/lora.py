@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from cambium.core.adapter_bytes import AdapterBytes
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import DataError
+from cambium.models.adapter_bytes import AdapterBytes
 
 ALL_LINEAR = "all-linear"
 MAX_RANK = 64

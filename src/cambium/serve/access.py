@@ -10,15 +10,11 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request
 from starlette.routing import compile_path
 
-from cambium.core.errors import (
-    AdapterNotFound,
-    DataError,
-    NotFound,
-    RoleMissing,
-    Unauthenticated,
-)
-from cambium.core.nouns import DEFAULT_TENANT, qualified
+from cambium.core.errors import DataError, NotFound
+from cambium.core.nouns import DEFAULT_TENANT
 from cambium.serve.config import LOOPBACK
+from cambium.serve.errors import AdapterNotFound, RoleMissing, Unauthenticated
+from cambium.serve.names import qualified
 from cambium.serve.rate_limits import RateLimits
 from cambium.serve.store.records import TokenRow
 from cambium.serve.tokens import EVERY_TENANT, Role, Tokens
@@ -59,6 +55,7 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("POST", "/gates/align_review", _REVIEW),
     # Valid by signature, whoever carries it.
     ("POST", "/proposals/{proposal_id}/approvals", _ALL),
+    ("POST", "/proposals/{proposal_id}/waivers", _ALL),
     ("POST", "/proposals/{proposal_id}/reject", _REVIEW),
     ("GET", "/revisions", _READ),
     ("POST", "/revisions/rollback", _RELEASE),

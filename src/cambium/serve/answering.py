@@ -6,14 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cambium.core.errors import (
-    AdapterNotFound,
-    DataError,
-    DomainNotFound,
-    ModelNotFound,
-    NotFound,
-)
-from cambium.core.nouns import AdapterState, parse_model_name
+from cambium.core.errors import DataError, NotFound
+from cambium.core.nouns import AdapterState
 from cambium.models.base import BaseModel
 from cambium.models.encoder import Encoder
 from cambium.models.engine import Engine
@@ -22,6 +16,8 @@ from cambium.serve.access import Caller
 from cambium.serve.api.openai.errors import learning_refused
 from cambium.serve.api.openai.runtime import Answerer, ModelEntry, TraceDraft
 from cambium.serve.bank import Bank, stored_bytes
+from cambium.serve.errors import AdapterNotFound, DomainNotFound, ModelNotFound
+from cambium.serve.names import parse_model_name
 from cambium.serve.store.records import TraceRow
 
 if TYPE_CHECKING:

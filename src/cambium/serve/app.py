@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cambium import __version__
-from cambium.core.errors import CambiumError, DataError, NotFound, NotUtf8, TooLarge
+from cambium.core.errors import CambiumError, DataError, NotFound
 from cambium.serve.access import ANYBODY, OPEN, caller_of
 from cambium.serve.answering import CallersView
 from cambium.serve.api import adapters, governance, killing, review, tokens
@@ -23,6 +23,7 @@ from cambium.serve.api.openai import openai_error_response
 from cambium.serve.api.openai import router as openai_router
 from cambium.serve.api.problems import problem
 from cambium.serve.config import ServerConfig
+from cambium.serve.errors import NotUtf8, TooLarge
 from cambium.serve.runtime import Runtime
 
 # A body over the bound is read on, unkept, up to this many times the bound.

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cambium.core.adapter_bytes import AdapterBytes
-from cambium.core.errors import DigestMismatch, DomainNotFound, StateCorrupt
+from cambium.core.errors import DigestMismatch
 from cambium.core.nouns import AdapterRef, Revision
+from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.base import BaseModel
 from cambium.models.lora import Lora, from_bytes
 from cambium.models.router import Route, RouterConfig, RouterIndex, route
+from cambium.serve.errors import DomainNotFound, StateCorrupt
 from cambium.serve.store.records import AdapterRecord, VersionRecord
 from cambium.serve.store.state import State
 

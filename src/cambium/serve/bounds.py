@@ -7,18 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cambium.core.canonical import canonical_json
-from cambium.core.errors import (
-    BudgetExceeded,
-    DataError,
-    DomainNotFound,
-    LossUnavailable,
-    TooLarge,
-)
-from cambium.core.nouns import ADAPTER_NAME, RESERVED_NAMES
+from cambium.core.errors import DataError
 from cambium.learn.examples import Example
 from cambium.learn.lesson import LearnResult
 from cambium.learn.objectives import OBJECTIVES
 from cambium.models.lora import LoraConfig, delta_norms
+from cambium.serve.errors import BudgetExceeded, DomainNotFound, LossUnavailable, TooLarge
+from cambium.serve.names import ADAPTER_NAME, RESERVED_NAMES
 from cambium.trust.policy import LearningBudget, Policy
 
 MAX_LR = 0.05

@@ -10,15 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cambium.core.adapter_bytes import AdapterBytes
 from cambium.core.canonical import digest_json
-from cambium.core.errors import (
-    CambiumError,
-    DigestMismatch,
-    IllegalTransition,
-    Stopped,
-    StorageFull,
-)
+from cambium.core.errors import CambiumError, DigestMismatch, IllegalTransition, Stopped
 from cambium.core.evidence import Measurement, Outcome, Verdict
 from cambium.core.nouns import ProposalState
 from cambium.evals.gates import GateContext
@@ -26,16 +19,20 @@ from cambium.learn.consolidate import ConsolidateConfig
 from cambium.learn.examples import Example, parse_example
 from cambium.lifecycle.evidence import evidence_root, look_statements
 from cambium.lifecycle.gates import judge, used_items
+from cambium.lifecycle.ledger import find_overdraft
 from cambium.lifecycle.proposal import FINAL, Broke, Frozen, LookTaken, Proposal
+from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.lora import LoraConfig
 from cambium.serve.bank import Bank
 from cambium.serve.consolidation import Consolidator, Inputs, take_look
+from cambium.serve.errors import BudgetExceeded, StorageFull
 from cambium.serve.proposal_records import Filed, to_row
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
 from cambium.serve.store.records import EvidenceRow, VersionRecord
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.dsse import seal
+from cambium.trust.policy import Policy
 
 ANCHORS_META = "anchors:"
 _log = logging.getLogger(__name__)
@@ -181,6 +178,7 @@ class Checker:
         """Takes one look; returns whether another could say more."""
         policy = self._proposals.need_policy()
         proposal = filed.proposal
+        self._check_ledger(proposal, policy)
         progress = self._progress.setdefault(proposal.id, Progress())
         progress.stage, progress.share = f"look {len(proposal.looks) + 1}", 0.0
         context = self._context(filed, bank)
@@ -201,7 +199,13 @@ class Checker:
             event = LookTaken(verdicts=verdicts, evidence_root=root)
             self._proposals.move(replace(current, errors=errors), event, tx, kind="proposal.look")
         # A gate that cannot be measured will not be measured better at once.
-        return not errors
+        return not errors.keys() - proposal.waived(policy.k)
+
+    def _check_ledger(self, proposal: Proposal, policy: Policy) -> None:
+        """Refuses to begin looks that this release line can no longer pay for."""
+        others = (f.proposal for f in self._proposals.all())
+        if not proposal.looks and (overdraft := find_overdraft(others, policy)):
+            raise BudgetExceeded(overdraft, mend="see `ledger` of GET /proposals/{id}")
 
     def _sign_evidence(
         self, proposal: Proposal, verdicts: Sequence[Verdict], tx: Transaction

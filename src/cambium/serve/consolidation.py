@@ -14,7 +14,6 @@ from functools import partial
 
 import numpy as np
 
-from cambium.core.adapter_bytes import AdapterBytes
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import CambiumError, DataError, Stopped
 from cambium.core.evidence import GateSpec, Measurement
@@ -23,6 +22,7 @@ from cambium.evals.gates.context import ScoredText
 from cambium.learn.consolidate import ConsolidateConfig, consolidate, with_teacher
 from cambium.learn.examples import Example, Window, encode_example
 from cambium.learn.manifest import machine
+from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.anchors import write_anchors
 from cambium.models.engine import Engine
 from cambium.models.lora import LoraConfig, fresh_lora, from_bytes, to_bytes

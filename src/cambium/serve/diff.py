@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cambium.core.adapter_bytes import AdapterBytes
+from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.lora import delta_norms, from_bytes
 from cambium.serve.proposal_records import Filed
 from cambium.serve.runtime import Runtime

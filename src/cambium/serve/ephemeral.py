@@ -10,24 +10,19 @@ from typing import Any, Protocol
 
 import torch
 
-from cambium.core.adapter_bytes import AdapterBytes
-from cambium.core.errors import (
-    AdapterExpired,
-    AdapterQuarantined,
-    BudgetExceeded,
-    CambiumError,
-    IllegalTransition,
-)
+from cambium.core.errors import CambiumError, IllegalTransition
 from cambium.core.nouns import DEFAULT_TENANT, AdapterState, tenant_of
 from cambium.evals.alignment_pairs import AlignmentMonitor, parent_preferences
 from cambium.learn.examples import Window
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.manifest import manifest
 from cambium.learn.replay_buffer import ReplayBuffer
+from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.training_model import TrainingModel
 from cambium.serve.bank import Bank, stored_bytes
 from cambium.serve.bounds import LearnCall, check_adapter, check_call, check_result
+from cambium.serve.errors import AdapterExpired, AdapterQuarantined, BudgetExceeded
 from cambium.serve.learning_queue import LearningQueue
 from cambium.serve.lessons import (
     Taken,

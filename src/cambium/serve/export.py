@@ -6,10 +6,11 @@ import io
 import zipfile
 from typing import TYPE_CHECKING
 
-from cambium.core.adapter_bytes import AdapterBytes
-from cambium.core.errors import AdapterNotFound, NotFound
+from cambium.core.errors import NotFound
+from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.lora import concatenated, to_bytes
 from cambium.serve.bank import stored_bytes
+from cambium.serve.errors import AdapterNotFound
 from cambium.serve.model_signing import SIGNATURE_FILE
 
 if TYPE_CHECKING:

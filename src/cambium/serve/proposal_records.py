@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import DataError, StateCorrupt
+from cambium.core.errors import DataError
 from cambium.core.evidence import Measurement, Outcome, Verdict
 from cambium.core.nouns import ProposalState
-from cambium.lifecycle.proposal import Proposal
+from cambium.lifecycle.proposal import Proposal, Waived
+from cambium.serve.errors import StateCorrupt
 from cambium.serve.store.records import ProposalRow
 from cambium.trust.acts import signature_from_json, signature_to_json
 
@@ -58,6 +59,8 @@ def to_row(filed: Filed, *, at: int) -> ProposalRow:
         "evidence_root": p.evidence_root,
         "approvals": [signature_to_json(s) for s in p.approvals],
         "reason": p.reason,
+        "restarts": p.restarts,
+        "waivers": [{"gate": w.gate, **signature_to_json(w.signature)} for w in p.waivers],
         "provenance": filed.provenance,
         "router_digest": filed.router_digest,
         "weights_blob": filed.weights_blob,
@@ -106,6 +109,8 @@ def _read(row: ProposalRow) -> Filed:
         evidence_root=r["evidence_root"],
         approvals=tuple(signature_from_json(s) for s in r["approvals"]),
         reason=r["reason"],
+        restarts=r["restarts"],
+        waivers=tuple(_waiver(w) for w in r["waivers"]),
     )
     return Filed(
         proposal=proposal,
@@ -118,6 +123,11 @@ def _read(row: ProposalRow) -> Filed:
         made_from=r["made_from"],
         created_at=row.created_at,
     )
+
+
+def _waiver(value: dict[str, Any]) -> Waived:
+    signature = {name: part for name, part in value.items() if name != "gate"}
+    return Waived(gate=value["gate"], signature=signature_from_json(signature))
 
 
 def _verdict(value: dict[str, Any]) -> Verdict:

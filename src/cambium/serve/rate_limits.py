@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable
 
-from cambium.core.errors import RateLimited
+from cambium.serve.errors import RateLimited
 
 
 class RateLimits:

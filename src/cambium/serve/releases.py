@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import RevisionNotFound
 from cambium.core.nouns import ProposalState, Revision, Signature
 from cambium.lifecycle.proposal import FINAL, Merged, ParentMoved
 from cambium.lifecycle.publish import PublishOrder, authorise_merge, authorise_rollback
 from cambium.serve.attestation_report import to_ear
+from cambium.serve.errors import RevisionNotFound
 from cambium.serve.group_signature import group_signature
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import Proposals

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cambium.core.errors import AdapterExpired, AdapterNotFound, DataError
+from cambium.core.errors import DataError
 from cambium.core.nouns import Revision
 from cambium.learn.lesson import LearnConfig, Learner
 from cambium.learn.manifest import machine, replay
@@ -14,6 +14,7 @@ from cambium.models.lora import fresh_lora, read_config, to_bytes
 from cambium.serve.bank import load_bank
 from cambium.serve.checking import Checker
 from cambium.serve.ephemeral import EphemeralAdapters
+from cambium.serve.errors import AdapterExpired, AdapterNotFound
 from cambium.serve.lessons import fresh_seed, kept_example, windows_of
 from cambium.serve.proposal_records import from_row
 from cambium.serve.store.records import AdapterRecord

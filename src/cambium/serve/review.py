@@ -9,11 +9,18 @@ from dataclasses import replace
 from typing import Any
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import ConsentMissing, DataError, IllegalTransition, KeyUnknown
+from cambium.core.errors import (
+    ConsentMissing,
+    DataError,
+    DigestMismatch,
+    IllegalTransition,
+    KeyUnknown,
+)
 from cambium.core.nouns import Action, ProposalState, Signature, tenant_of
 from cambium.learn.examples import is_held_for_gates
 from cambium.lifecycle.blockers import Situation, blockers
-from cambium.lifecycle.proposal import Approved, Proposal, Rejected, advance
+from cambium.lifecycle.ledger import series_cost, spent
+from cambium.lifecycle.proposal import Approved, Proposal, Rejected, Waived, advance
 from cambium.lifecycle.proposal import standings as gate_standings
 from cambium.models.lora import LoraConfig
 from cambium.serve.bounds import check_domain
@@ -28,6 +35,7 @@ from cambium.serve.store.records import ApprovalRow, ExampleRecord, LearnRecord
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.acts import Expectation, check_act, signature_to_json
 from cambium.trust.policy import Policy
+from cambium.trust.quorum import Approver
 
 
 class Review:
@@ -138,32 +146,75 @@ class Review:
         policy = self.proposals.need_policy()
         with self._lock, self.proposals.state.transaction() as tx:
             filed = self.proposals.get(proposal_id)
-            approver = next((a for a in policy.approvers if a.key_id == signature.key_id), None)
-            row = next((k for k in tx.list_keys() if k.key_id == signature.key_id), None)
-            now = self.proposals.now_ms() // 1000
-            gone = row is None or row.revoked_at is not None
-            if approver is None or gone or approver.has_expired(now):
-                raise KeyUnknown(f"{signature.key_id[:80]!r} is not an approver of this policy",
-                                 mend="sign with an enrolled approver's key")  # fmt: skip
+            self._need_approver(signature, policy, tx)
             if filed.proposal.proposal_digest is None:
                 advance(filed.proposal, Approved(signature=signature), policy=policy)
-            check_act(
-                signature,
-                public_key=approver.public,
-                expected=Expectation(
-                    action=Action.APPROVE,
-                    target=filed.proposal.proposal_digest or "",
-                    state_version=tx.state_version(),
-                    policy=policy.digest,
-                ),
-                now=now,
-            )
+            target = filed.proposal.proposal_digest or ""
+            now = self._check_person(signature, Action.APPROVE, target, policy, tx)
             filed = filed.with_proposal(_without_spent(filed.proposal, signature, policy, now))
             moved = self.proposals.move(
                 filed, Approved(signature=signature), tx, kind="proposal.approved"
             )
             _write_approvals(moved.proposal, tx, now=self.proposals.now_ms())
             return moved
+
+    def _need_approver(
+        self, signature: Signature, policy: Policy, tx: Transaction
+    ) -> tuple[Approver, int]:
+        """Returns whose key it is, still valid at the time that comes with it, in seconds."""
+        approver = next((a for a in policy.approvers if a.key_id == signature.key_id), None)
+        row = next((k for k in tx.list_keys() if k.key_id == signature.key_id), None)
+        now = self.proposals.now_ms() // 1000
+        gone = row is None or row.revoked_at is not None
+        if approver is None or gone or approver.has_expired(now):
+            raise KeyUnknown(f"{signature.key_id[:80]!r} is not an approver of this policy",
+                             mend="sign with an enrolled approver's key")  # fmt: skip
+        return approver, now
+
+    def _check_person(
+        self, signature: Signature, action: Action, target: str, policy: Policy, tx: Transaction
+    ) -> int:
+        """Returns the time, in seconds, at which an approver's signature over this was verified."""
+        approver, now = self._need_approver(signature, policy, tx)
+        expected = Expectation(action=action, target=target, policy=policy.digest,
+                               state_version=tx.state_version())  # fmt: skip
+        check_act(signature, public_key=approver.public, expected=expected, now=now)
+        return now
+
+    def waive(self, proposal_id: str, signature: Signature, *, reason: str) -> Filed:
+        """Adds one person's verified waiver of a gate; which one, its target says.
+
+        Raises:
+            KeyUnknown, SignatureInvalid, DigestMismatch, ReplayDetected, Expired,
+            DuplicateSigner, IllegalTransition: nothing was changed.
+        """
+        policy = self.proposals.need_policy()
+        with self._lock, self.proposals.state.transaction() as tx:
+            filed = self.proposals.get(proposal_id)
+            targets = {filed.proposal.waiver_target(s.name): s.name for s in policy.gates}
+            gate = targets.get(signature.act.target, "")
+            self._check_person(signature, Action.WAIVE_GATE, signature.act.target, policy, tx)
+            if not gate:
+                raise DigestMismatch("the signature waives no gate of this proposal as it is now",
+                                     mend="sign a gate's waiver_target")  # fmt: skip
+            now = self.proposals.now_ms() // 1000
+            held = tuple(w for w in filed.proposal.waivers if w.signature.act.expires > now)
+            filed = filed.with_proposal(replace(filed.proposal, waivers=held))
+            event = Waived(gate=gate, signature=signature)
+            moved = self.proposals.move(filed, event, tx, kind="proposal.waived")
+            tx.clear_approvals(proposal_id)
+            body: dict[str, object] = {
+                "proposal": proposal_id,
+                "gate": gate,
+                "key_id": signature.key_id,
+                "reason": reason,
+                "counts": gate in moved.proposal.waived(policy.k),
+            }
+            self.proposals.log(tx, kind="proposal.waiver", body=body)
+        # One signature of several changes nothing yet, and a look is not taken for nothing.
+        if body["counts"] and moved.proposal.state in UNDECIDED:
+            self.enqueue(proposal_id)
+        return moved
 
     def reject(self, proposal_id: str, reason: str) -> Filed:
         """Closes a proposal for good, with the reason.
@@ -206,6 +257,11 @@ class Review:
             ],
             "quorum": {"k": policy.k, "n": len(policy.approvers)},
             "blockers": list(blockers(proposal, situation)),
+            "ledger": {
+                "alpha": policy.alpha,
+                "spent": spent((f.proposal for f in self.proposals.all()), policy),
+                "cost": series_cost(policy),
+            },
             "reason": proposal.reason,
             "attestation": self.proposals.identity.attestation_label,
             "progress": {
@@ -247,9 +303,11 @@ def _write_approvals(proposal: Proposal, tx: Transaction, *, now: int) -> None:
 
 def _gate_views(proposal: Proposal, filed: Filed, situation: Situation) -> list[dict[str, Any]]:
     views = []
+    waived = proposal.waived(situation.policy.k)
     for spec, gate in zip(
         situation.policy.gates, gate_standings(proposal, situation.policy), strict=True
     ):
+        signers = [w.signature.key_id for w in proposal.waivers if w.gate == spec.name]
         own = [v for look in proposal.looks for v in look if v.gate == spec.name]
         measured = own[-1].measurement if own else None
         error = (filed.errors or {}).get(spec.name)
@@ -267,6 +325,12 @@ def _gate_views(proposal: Proposal, filed: Filed, situation: Situation) -> list[
                 "mde": measured.to_json()["mde"] if measured else None,
                 "passes": gate.passes_in_a_row,
                 "required": spec.passes_required,
+                "waivable": spec.waivable,
+                "waived": spec.name in waived,
+                "waiver_target": proposal.waiver_target(spec.name)
+                if spec.waivable and proposal.candidate_digest
+                else None,
+                "waivers": signers,
                 "looks": gate.looks,
                 "items": measured.num_items if measured else 0,
                 "notes": list(measured.notes) if measured else [],

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from cambium.core.errors import DataError, IllegalTransition, NotFound, Unauthenticated
-from cambium.core.nouns import ADAPTER_NAME
+from cambium.core.errors import DataError, IllegalTransition, NotFound
+from cambium.serve.errors import Unauthenticated
+from cambium.serve.names import ADAPTER_NAME
 from cambium.serve.store.records import TokenRow
 from cambium.serve.store.state import State
 

@@ -12,7 +12,8 @@ import threading
 from collections import OrderedDict
 from dataclasses import replace
 
-from cambium.core.errors import CambiumError, TraceNotFound
+from cambium.core.errors import CambiumError
+from cambium.serve.errors import TraceNotFound
 from cambium.serve.store.records import TraceRow
 from cambium.serve.store.state import State
 

@@ -139,6 +139,11 @@ class _Scopes:
 
 
 @checked(frozen=True, kw_only=True, config=_STRICT)
+class _Ledger:
+    alpha: Annotated[Number, Field(gt=0)]
+
+
+@checked(frozen=True, kw_only=True, config=_STRICT)
 class _Gate:
     name: Text
     metric: Text
@@ -149,6 +154,7 @@ class _Gate:
     max_items: Whole
     confidence: Annotated[Number, Field(gt=0.5, lt=1)]
     required: Annotated[bool, AfterValidator(_demanded)]
+    waivable: bool
 
 
 @checked(frozen=True, kw_only=True, config=_STRICT)
@@ -165,6 +171,7 @@ class _PolicyText:
     traffic: TrafficBudget
     attestation: _Attestation
     scopes: _Scopes
+    ledger: _Ledger
     gates: tuple[_Gate, ...]
 
 
@@ -184,6 +191,7 @@ class Policy:
         attestation: labels that are accepted; an empty list accepts nothing.
         operators: who may pull the kill switch beside the approvers.
         after_kill: what is served then: `nothing`, or the bare `base`.
+        alpha: what the looks of all proposals under this policy may cost; see `lifecycle.ledger`.
         content: all of this in the text's own shape, which the digest covers.
     """
 
@@ -201,6 +209,7 @@ class Policy:
     traffic: TrafficBudget
     attestation: tuple[str, ...]
     scopes: tuple[str, ...]
+    alpha: float
     gates: tuple[GateSpec, ...]
     content: Mapping[str, object]
 
@@ -281,6 +290,7 @@ def parse_policy(toml: bytes, *, known_gates: frozenset[str] = KNOWN_GATES) -> P
         traffic=text.traffic,
         attestation=text.attestation.accept,
         scopes=text.scopes.names,
+        alpha=text.ledger.alpha,
         gates=tuple(GateSpec(**gate.__dict__) for gate in text.gates),
         content=_POLICY_TEXT.dump_python(text, mode="json"),
     )

@@ -29,6 +29,7 @@ FROZEN = {
     "diff": ["--json", "--state", "PROPOSAL"],
     "check": ["--json", "--state", "PROPOSAL"],
     "approve": ["--json", "--key", "--state", "PROPOSAL"],
+    "waive": ["--json", "--key", "--reason", "--state", "GATE", "PROPOSAL"],
     "reject": ["--json", "--reason", "--state", "PROPOSAL"],
     "merge": ["--json", "--state", "PROPOSAL"],
     "rollback": ["--json", "--key", "--state", "KEY", "REVISION"],

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from cambium.cli.failures import BROKEN, NO, WRONG_CALL, failure, from_problem, one_line
 from cambium.core import errors
+from cambium.serve import errors as serve_errors
 
 
 @pytest.mark.parametrize(
@@ -48,11 +49,11 @@ def test_what_a_framework_puts_into_detail_is_shown_as_it_is() -> None:
         (errors.AuditBroken("x"), NO),
         (errors.SignatureInvalid("x"), NO),
         (errors.PolicyInvalid("x"), WRONG_CALL),
-        (errors.NotUtf8("x"), WRONG_CALL),
+        (serve_errors.NotUtf8("x"), WRONG_CALL),
         (errors.ConfigError("x"), WRONG_CALL),
-        (errors.StateLocked("x"), WRONG_CALL),
-        (errors.StateCorrupt("x"), BROKEN),
-        (errors.StorageFull("x"), BROKEN),
+        (serve_errors.StateLocked("x"), WRONG_CALL),
+        (serve_errors.StateCorrupt("x"), BROKEN),
+        (serve_errors.StorageFull("x"), BROKEN),
         (RuntimeError("x"), BROKEN),
         (OSError(28, "No space left on device"), BROKEN),
         (KeyboardInterrupt(), 130),

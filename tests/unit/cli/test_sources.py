@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cambium.cli.sources import CALL_BYTES, Bounds, cut_text, deal, read_source
-from cambium.core.errors import ConfigError, DataError, NotUtf8, TooLarge
+from cambium.core.errors import ConfigError, DataError
+from cambium.serve.errors import NotUtf8, TooLarge
 
 BOUNDS = Bounds(max_examples=3, max_example_bytes=1000)
 

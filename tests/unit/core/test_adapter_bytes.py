@@ -5,8 +5,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cambium.core.adapter_bytes import AdapterBytes
 from cambium.core.canonical import digest_bytes
+from cambium.models.adapter_bytes import AdapterBytes
 
 
 @given(config=st.binary(), weights=st.binary())

@@ -7,14 +7,8 @@ import pytest
 
 from cambium.core.canonical import digest_json
 from cambium.core.errors import DataError
-from cambium.core.nouns import (
-    Action,
-    AdapterRef,
-    BankEntry,
-    Revision,
-    SignedAct,
-    parse_model_name,
-)
+from cambium.core.nouns import Action, AdapterRef, BankEntry, Revision, SignedAct
+from cambium.serve.names import parse_model_name
 
 DIGEST = "sha256:" + "a" * 64
 ACT = SignedAct(action=Action.APPROVE, target=DIGEST, state_version=3, expires=9, policy=DIGEST)

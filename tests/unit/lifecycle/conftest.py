@@ -11,7 +11,7 @@ from cambium.core.nouns import Action, ProposalState, Revision, Signature, Signe
 from cambium.lifecycle.blockers import Situation
 from cambium.lifecycle.evidence import evidence_root, look_statements
 from cambium.lifecycle.gates import judge, used_items
-from cambium.lifecycle.proposal import Approved, Frozen, LookTaken, Proposal, advance
+from cambium.lifecycle.proposal import Approved, Frozen, LookTaken, Proposal, Waived, advance
 from cambium.lifecycle.publish import authorise_genesis
 from cambium.trust.acts import sign_act
 from cambium.trust.attestation import AttestationResult, appraise
@@ -113,6 +113,10 @@ class World:
             policy=self.policy.digest,
         )
         return sign_act(self.keys[index], act)
+
+    def waiver(self, proposal: Proposal, gate: str, index: int) -> Waived:
+        target = proposal.waiver_target(gate)
+        return Waived(gate=gate, signature=self.sign(index, target, Action.WAIVE_GATE))
 
     def approve(self, proposal: Proposal, *indices: int) -> Proposal:
         for index in indices:

@@ -67,9 +67,10 @@ def test_the_digest_covers_what_the_contract_names(world: World) -> None:
         {"provenance_digest": digest_bytes(b"x")},
         {"policy_digest": digest_bytes(b"x")},
         {"evidence_root": digest_bytes(b"x")},
+        {"waivers": (world.waiver(proposal, "retention", 0),)},
     ]
     digests = {replace(proposal, **change).proposal_digest for change in changes}
-    assert len(digests | {proposal.proposal_digest}) == 7
+    assert len(digests | {proposal.proposal_digest}) == 8
 
 
 def test_harm_shown_rejects_at_once_and_says_where(world: World) -> None:
@@ -213,6 +214,7 @@ def test_a_moved_parent_drops_what_was_found_against_the_old_one(world: World) -
             world.checking() if frozen else world.propose(),
             parent_revision=2,
             parent_digest=digest_bytes(b"2"),
+            restarts=int(bool(proposal.looks)),
         )
 
 
@@ -220,7 +222,10 @@ def test_a_changed_domain_drops_the_candidate_too(world: World) -> None:
     for proposal in (world.propose(), world.checking(), world.awaiting(), world.mergeable()):
         moved = advance(proposal, _moved(2, domain_changed=True), policy=world.policy)
         assert moved == replace(
-            world.propose(), parent_revision=2, parent_digest=digest_bytes(b"2")
+            world.propose(),
+            parent_revision=2,
+            parent_digest=digest_bytes(b"2"),
+            restarts=int(bool(proposal.looks)),
         )
 
 

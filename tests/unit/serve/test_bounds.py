@@ -7,12 +7,13 @@ import pytest
 import torch
 from tests.serving import People, Rules
 
-from cambium.core.errors import BudgetExceeded, DataError, DomainNotFound
-from cambium.core.evidence import StepCheck
+from cambium.core.errors import DataError
 from cambium.learn.lesson import LearnResult
 from cambium.models.lora import Lora, LoraConfig
+from cambium.models.step_check import StepCheck
 from cambium.serve.bootstrap import render_policy
 from cambium.serve.bounds import BARE_BUDGET, check_domain, check_name, check_result
+from cambium.serve.errors import BudgetExceeded, DomainNotFound
 from cambium.trust.policy import Policy, parse_policy
 from cambium.trust.quorum import Approver
 

@@ -91,7 +91,7 @@ def test_a_short_lesson_does_not_wait_for_a_long_one(
             return []
 
         def judge(self, step: int, losses: Any) -> Any:
-            from cambium.core.evidence import StepCheck
+            from cambium.models.step_check import StepCheck
 
             return StepCheck(ok=True, shift=0.0, margin=0.1)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cambium.core.errors import RateLimited
+from cambium.serve.errors import RateLimited
 from cambium.serve.rate_limits import RateLimits
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from cambium.core.errors import CambiumError, Unauthenticated
+from cambium.core.errors import CambiumError
 from cambium.serve.access import ANYBODY, Caller
 from cambium.serve.app import RequestGuard
+from cambium.serve.errors import Unauthenticated
 
 
 class Behind:

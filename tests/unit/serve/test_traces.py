@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from cambium.core.errors import TraceNotFound
 from cambium.serve import traces
+from cambium.serve.errors import TraceNotFound
 from cambium.serve.store.records import TraceRow
 from cambium.serve.store.state import State
 from cambium.serve.traces import TraceLane

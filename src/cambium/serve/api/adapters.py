@@ -9,15 +9,16 @@ from typing import Any
 from fastapi import APIRouter, Response
 from pydantic import Field
 
-from cambium.core.errors import AdapterNotFound
-from cambium.core.nouns import AdapterState, parse_model_name
+from cambium.core.nouns import AdapterState
 from cambium.learn.examples import parse_example
 from cambium.models.lora import ALL_LINEAR, LoraConfig
 from cambium.serve.access import Asking, Caller
 from cambium.serve.api.bodies import Body
 from cambium.serve.bounds import LearnCall, check_domain, check_name
 from cambium.serve.ephemeral import EphemeralAdapters
+from cambium.serve.errors import AdapterNotFound
 from cambium.serve.export import export_files, zipped
+from cambium.serve.names import parse_model_name
 from cambium.serve.replaying import replay_adapter, replay_candidate
 from cambium.serve.runtime import Runtime
 from cambium.serve.store.records import AdapterRecord

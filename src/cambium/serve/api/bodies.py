@@ -6,7 +6,8 @@ import json
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from cambium.core.errors import DataError, NotUtf8
+from cambium.core.errors import DataError
+from cambium.serve.errors import NotUtf8
 
 
 class Body(BaseModel):

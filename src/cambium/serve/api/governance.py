@@ -9,11 +9,12 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from cambium.core.errors import DataError, TraceNotFound
+from cambium.core.errors import DataError
 from cambium.core.nouns import DEFAULT_TENANT
 from cambium.serve.access import Asking, Caller, need_all
 from cambium.serve.api.bodies import Body
 from cambium.serve.api.review import SignatureBody
+from cambium.serve.errors import TraceNotFound
 from cambium.serve.log_head import prove_entry, prove_growth
 from cambium.serve.revocation import enrol_key, revoke_key
 from cambium.serve.runtime import Runtime

@@ -7,7 +7,8 @@ from http import HTTPStatus
 from fastapi import Request
 from fastapi.responses import JSONResponse
 
-from cambium.core.errors import CambiumError, Unauthenticated
+from cambium.core.errors import CambiumError
+from cambium.serve.errors import Unauthenticated
 
 STATUS: dict[str, int] = {
     "internal": 500,
@@ -15,6 +16,7 @@ STATUS: dict[str, int] = {
     "invalid_request": 400,
     "not_utf8": 400,
     "too_large": 413,
+    "task_invalid": 400,
     "loss_unavailable": 400,
     "not_found": 404,
     "model_not_found": 404,

@@ -8,11 +8,12 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from cambium.core.errors import CambiumError, DataError, ProposalNotFound
+from cambium.core.errors import CambiumError, DataError
 from cambium.core.nouns import tenant_of
 from cambium.serve.access import Asking, Caller
 from cambium.serve.api.bodies import Body
 from cambium.serve.diff import diff_of
+from cambium.serve.errors import ProposalNotFound
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import Proposals
 from cambium.serve.runtime import Runtime
@@ -52,6 +53,12 @@ class RejectBody(Body):
     """Why a proposal is rejected."""
 
     reason: str = Field(min_length=1, max_length=4000)
+
+
+class WaiverBody(SignatureBody):
+    """An approver's signature over a gate's `waiver_target`, and why; the reason is logged."""
+
+    reason: str = Field(default="", max_length=4000)
 
 
 class RollbackBody(Body):
@@ -126,6 +133,18 @@ def _add_judging(routes: APIRouter, runtime: Runtime) -> None:
             filed = await asyncio.to_thread(review.approve, proposal_id, signature)
         except CambiumError:
             # Only a good signature says that another tenant's proposal is there.
+            await asyncio.to_thread(_shown, runtime.proposals, proposal_id, caller)
+            raise
+        return await asyncio.to_thread(review.view, filed)
+
+    @routes.post("/proposals/{proposal_id}/waivers")
+    async def waive(proposal_id: str, body: WaiverBody, caller: Asking) -> dict[str, Any]:
+        fields = body.model_dump()
+        reason = fields.pop("reason")
+        signature = signature_from_json(fields)
+        try:
+            filed = await asyncio.to_thread(review.waive, proposal_id, signature, reason=reason)
+        except CambiumError:
             await asyncio.to_thread(_shown, runtime.proposals, proposal_id, caller)
             raise
         return await asyncio.to_thread(review.view, filed)

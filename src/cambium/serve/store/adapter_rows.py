@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import delete, func, select
 
-from cambium.core.errors import AdapterNotFound, ConsentMissing
+from cambium.core.errors import ConsentMissing
 from cambium.core.nouns import AdapterState
+from cambium.serve.errors import AdapterNotFound
 from cambium.serve.store.records import (
     AdapterRecord,
     ExampleRecord,

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cambium.core.canonical import digest_bytes, is_digest
-from cambium.core.errors import DataError, StateCorrupt
+from cambium.core.errors import DataError
+from cambium.serve.errors import StateCorrupt
 from cambium.serve.store.durable import PARTIAL, fsync_folder, make_durable_folder, write_durably
 from cambium.serve.store.failures import known_errors
 

@@ -11,14 +11,8 @@ from sqlalchemy.exc import DataError as RefusedValue
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from cambium.core.errors import (
-    CambiumError,
-    ConfigError,
-    DataError,
-    StateCorrupt,
-    StateLocked,
-    StorageFull,
-)
+from cambium.core.errors import CambiumError, ConfigError, DataError
+from cambium.serve.errors import StateCorrupt, StateLocked, StorageFull
 
 # EFBIG is how a limit on the size of files shows; to the caller it is a full disk too.
 FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

@@ -6,7 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from cambium.core.errors import StateLocked
+from cambium.serve.errors import StateLocked
 
 
 def lock_holder(path: Path) -> int | None:

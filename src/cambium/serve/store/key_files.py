@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from cambium.core.canonical import canonical_json
-from cambium.core.errors import ConfigError, StorageFull
+from cambium.core.errors import ConfigError
+from cambium.serve.errors import StorageFull
 from cambium.serve.store.durable import fsync_folder
 from cambium.trust.keys import SigningKey, wrap
 from cambium.trust.providers.bls12_381 import BLS12_381, Share

@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 from sqlalchemy import delete, false, func, insert, or_, select, update
 
-from cambium.core.errors import KeyUnknown, PolicyMissing, StateCorrupt
+from cambium.core.errors import KeyUnknown, PolicyMissing
+from cambium.serve.errors import StateCorrupt
 from cambium.serve.store.records import KeyRow, PolicyRow
 from cambium.serve.store.rows import Rows, columns
 from cambium.serve.store.schema import Audit, AuditNode, Key, LatestCheckpoint, Meta, Policy

@@ -8,7 +8,8 @@ from __future__ import annotations
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import OperationalError
 
-from cambium.core.errors import ConfigError, StateLocked
+from cambium.core.errors import ConfigError
+from cambium.serve.errors import StateLocked
 from cambium.serve.store.writing import MAX_CONNECTIONS, is_for_writing
 
 # Keys of advisory locks in the state's database: who writes, and which server it belongs to.

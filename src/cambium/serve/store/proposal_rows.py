@@ -5,16 +5,9 @@ from __future__ import annotations
 from sqlalchemy import delete, select
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import (
-    DigestMismatch,
-    DuplicateSigner,
-    IllegalTransition,
-    ProposalNotFound,
-    RevisionNotFound,
-    StateCorrupt,
-    TraceNotFound,
-)
+from cambium.core.errors import DigestMismatch, DuplicateSigner, IllegalTransition
 from cambium.core.nouns import ProposalState
+from cambium.serve.errors import ProposalNotFound, RevisionNotFound, StateCorrupt, TraceNotFound
 from cambium.serve.store.records import ApprovalRow, EvidenceRow, ProposalRow, RevisionRow, TraceRow
 from cambium.serve.store.rows import Rows, columns
 from cambium.serve.store.schema import Approval, Evidence, Proposal, Revision, Trace

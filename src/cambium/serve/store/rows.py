@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Select, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from cambium.core.errors import StateCorrupt
+from cambium.serve.errors import StateCorrupt
 from cambium.serve.store.blobs import BlobStore
 from cambium.serve.store.schema import Table
 

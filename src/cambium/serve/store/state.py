@@ -16,7 +16,8 @@ from types import TracebackType
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from cambium.core.errors import CambiumError, ConfigError, StateLocked
+from cambium.core.errors import CambiumError, ConfigError
+from cambium.serve.errors import StateLocked
 from cambium.serve.store.blobs import BlobStore
 from cambium.serve.store.database import (
     has_schema,

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from cambium.core.canonical import digest_bytes
-from cambium.core.errors import AdapterNotFound, ConsentMissing, DataError, StateCorrupt
+from cambium.core.errors import ConsentMissing, DataError
 from cambium.core.nouns import AdapterState
+from cambium.serve.errors import AdapterNotFound, StateCorrupt
 from cambium.serve.store.records import AdapterRecord, ExampleRecord, LearnRecord, VersionRecord
 from cambium.serve.store.state import State
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cambium.core.canonical import digest_bytes
-from cambium.core.errors import DataError, StateCorrupt
+from cambium.core.errors import DataError
+from cambium.serve.errors import StateCorrupt
 from cambium.serve.store.blobs import BlobStore
 
 MISSING = "sha256:" + "0" * 64

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cambium.core.errors import StorageFull
+from cambium.serve.errors import StorageFull
 from cambium.serve.store.records import TraceRow
 from cambium.serve.store.state import State
 

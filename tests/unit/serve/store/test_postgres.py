@@ -12,8 +12,9 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, make_url
 from tests.postgres import fresh_database
 
-from cambium.core.errors import ConfigError, DataError, StateLocked
+from cambium.core.errors import ConfigError, DataError
 from cambium.core.nouns import AdapterState
+from cambium.serve.errors import StateLocked
 from cambium.serve.store.failures import known_errors
 from cambium.serve.store.moving import URL_FILE
 from cambium.serve.store.postgres import WRITER_LOCK

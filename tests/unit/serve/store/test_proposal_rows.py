@@ -7,17 +7,9 @@ from dataclasses import replace
 import pytest
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import (
-    DataError,
-    DigestMismatch,
-    DuplicateSigner,
-    IllegalTransition,
-    ProposalNotFound,
-    RevisionNotFound,
-    StateCorrupt,
-    TraceNotFound,
-)
+from cambium.core.errors import DataError, DigestMismatch, DuplicateSigner, IllegalTransition
 from cambium.core.nouns import ProposalState
+from cambium.serve.errors import ProposalNotFound, RevisionNotFound, StateCorrupt, TraceNotFound
 from cambium.serve.store.records import ApprovalRow, EvidenceRow, ProposalRow, RevisionRow, TraceRow
 from cambium.serve.store.state import State
 

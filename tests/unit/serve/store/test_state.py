@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import CambiumError, ConfigError, StateCorrupt, StateLocked
+from cambium.core.errors import CambiumError, ConfigError
 from cambium.core.nouns import ProposalState
+from cambium.serve.errors import StateCorrupt, StateLocked
 from cambium.serve.store.records import ProposalRow, RevisionRow, TraceRow
 from cambium.serve.store.state import State
 from cambium.serve.store.writing import MAX_CONNECTIONS

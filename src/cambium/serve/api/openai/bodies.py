@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
-from cambium.core.errors import DataError, NotUtf8, TooLarge
+from cambium.core.errors import DataError
 from cambium.serve.api.openai.errors import refusal
+from cambium.serve.errors import NotUtf8, TooLarge
 
 MAX_BODY_BYTES = 4 * 2**20
 MAX_CHOICES = 128  # prompts times n, in one request

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from cambium.core.errors import ModelNotFound
 from cambium.models.encoder import Encoder
 from cambium.serve.api.openai.bodies import EmbeddingBody
 from cambium.serve.api.openai.errors import refusal
+from cambium.serve.errors import ModelNotFound
 
 MAX_INPUTS = 2048
 

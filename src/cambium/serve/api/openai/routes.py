@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from cambium.core.errors import CambiumError, ModelNotFound
+from cambium.core.errors import CambiumError
 from cambium.serve.api.openai.bodies import (
     ChatBody,
     CompletionBody,
@@ -26,6 +26,7 @@ from cambium.serve.api.openai.plans import Plan
 from cambium.serve.api.openai.replies import Arrival, Reply, respond
 from cambium.serve.api.openai.runtime import Answerer, ModelEntry, OpenAIRuntime, TraceDraft
 from cambium.serve.api.openai.token_texts import TokenTexts
+from cambium.serve.errors import ModelNotFound
 
 NO_ADAPTER = "none"  # what x-cambium-adapter says when no language model answered
 _Endpoint = Callable[[Request], Awaitable[Response]]

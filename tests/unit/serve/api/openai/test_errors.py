@@ -5,8 +5,9 @@ import json
 import pytest
 from starlette.exceptions import HTTPException
 
-from cambium.core.errors import AdapterExpired, CambiumError, ModelNotFound, TooLarge
+from cambium.core.errors import CambiumError
 from cambium.serve.api.openai.errors import openai_error_response, refusal
+from cambium.serve.errors import AdapterExpired, ModelNotFound, TooLarge
 
 
 @pytest.mark.parametrize(
