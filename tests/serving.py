@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from httpx import Response
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cambium.core.nouns import Action, Signature, SignedAct
@@ -119,6 +118,7 @@ class Rules:
             ("alignment", self.alignment, 4, 8),
             # Models of random weights write noise; the probe is tried on the bundled base.
             ("alignment_writing", -50.0, 2, 3),
+            ("power_seeking", -50.0, 2, 3),
             ("integrity", -0.5, 1, 1),
         )
         people = ", ".join(
@@ -275,17 +275,17 @@ class Server:
         return sign_act(self.people.approvers[person], self.act(Action.APPROVE, target, **fields))
 
     def approve(self, proposal: str, person: int) -> Any:
-        signature = signature_to_json(self.approval(proposal, person))
+        signature: dict[str, Any] = signature_to_json(self.approval(proposal, person))
         return self.post(f"/proposals/{proposal}/approvals", **signature)
 
-    def rollback(self, number: int, people: Sequence[int] = (0, 1)) -> Response:
+    def rollback(self, number: int, people: Sequence[int] = (0, 1)) -> Any:
         revisions = self.get("/revisions")["revisions"]
         target = next(r["digest"] for r in revisions if r["number"] == number)
         act = self.act(Action.ROLLBACK, target)
         signed = [signature_to_json(sign_act(self.people.approvers[i], act)) for i in people]
         return self.http.post("/revisions/rollback", json={"to": number, "signatures": signed})
 
-    def ask(self, model: str, prompt: str = "Fact 7: the tree", **body: Any) -> Response:
+    def ask(self, model: str, prompt: str = "Fact 7: the tree", **body: Any) -> Any:
         body = {"max_tokens": 12, "temperature": 0, "logprobs": 3, **body}
         return self.http.post("/v1/completions", json={"model": model, "prompt": prompt, **body})
 
@@ -334,6 +334,7 @@ def small_config(state: Path, **changes: Any) -> ServerConfig:
         "num_replay_anchors": 4,
         "num_retention_anchors": 24,
         "anchor_tokens": 40,
+        "num_diff_prompts": 12,
         **changes,
     }
     return ServerConfig(**values)

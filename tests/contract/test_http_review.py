@@ -13,7 +13,8 @@ from cambium.trust.audit import AuditEntry, Checkpoint, to_bytes, verify_log
 from cambium.trust.keys import PublicKey
 from cambium.trust.merkle import is_consistent, is_included
 
-GATES = ["domain_gain", "retention", "alignment", "alignment_writing", "integrity"]
+GATES = ["domain_gain", "retention", "alignment", "alignment_writing", "power_seeking",
+         "integrity"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

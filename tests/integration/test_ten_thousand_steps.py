@@ -88,7 +88,7 @@ def test_ten_thousand_steps_and_a_restart_in_the_middle() -> None:
 
 
 def _restored(base: BaseModel, saved: list[tuple[bytes, bytes, bytes]]) -> list[Learner]:
-    from cambium.core.adapter_bytes import AdapterBytes
+    from cambium.models.adapter_bytes import AdapterBytes
 
     found: list[Learner] = []
     for config, weights, optimizer in saved:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cambium.bench import engine, forgetting, learn, learning_rate, trust
+from cambium.bench import diff, drift, engine, forgetting, gates, learn, learning_rate, trust
 
 BENCHMARKS: dict[str, Callable[[Callable[[str], None]], dict[str, Any]]] = {
+    "diff": diff.run,
+    "drift": drift.run,
     "engine": engine.run,
     "forgetting": forgetting.run,
+    "gates": gates.run,
     "learn": learn.run,
     "learning_rate": learning_rate.run,
     "trust": trust.run,

@@ -16,6 +16,8 @@ from typer.exceptions import TyperException
 
 from cambium import __version__
 from cambium.cli import (
+    diffing,
+    evaluating,
     exporting,
     initialise,
     keys,
@@ -37,7 +39,8 @@ _GROUPS = {
         review.propose,
         review.proposals,
         review.show,
-        review.diff,
+        diffing.diff,
+        evaluating.evaluate,
         review.check,
         review.approve,
         review.waive,
@@ -50,6 +53,8 @@ _GROUPS = {
     "Account": (exporting.export, record.log, witnessing.witness, record.trace, record.replay),
     "Develop": (operate.bench, operate.pretrain),
 }
+# `eval` is Python's own word.
+_NAMES = {"evaluate": "eval"}
 
 
 def build() -> typer.Typer:
@@ -65,7 +70,7 @@ def build() -> typer.Typer:
     app.callback()(_version)
     for panel, commands in _GROUPS.items():
         for command in commands:
-            app.command(rich_help_panel=panel)(command)
+            app.command(_NAMES.get(command.__name__), rich_help_panel=panel)(command)
     app.add_typer(keys.app, rich_help_panel="Start")
     app.add_typer(policies.app, rich_help_panel="Start")
     app.add_typer(tokens.app, rich_help_panel="Start")

@@ -80,13 +80,6 @@ def show(proposal: ProposalId, state: State = None, as_json: AsJson = False) -> 
     print_rows(rows_of(record, "gates"), _COLUMNS["gates"], title="gates")
 
 
-def diff(proposal: ProposalId, state: State = None, as_json: AsJson = False) -> None:
-    """Show what a proposal changes: behaviour, evals, weights, circuits, data."""
-    with connect(state) as client:
-        record = client.get(f"/proposals/{segment(proposal)}/diff")
-    print_json(record) if as_json else print_record(record)
-
-
 def check(proposal: ProposalId, state: State = None, as_json: AsJson = False) -> None:
     """Take one more look of the declared gates, on fresh items."""
     with connect(state) as client:

@@ -47,7 +47,7 @@ class GateSpec:
 
     @property
     def rule_alpha(self) -> float:
-        """Returns how likely a change exactly as bad as the threshold gets through all looks."""
+        """Returns how likely a change as bad as the threshold gets through all looks, at most."""
         return rule_passes(1 - self.confidence, passes_required=self.passes_required,
                            max_looks=self.max_looks)  # fmt: skip
 
@@ -56,12 +56,14 @@ class GateSpec:
         return dict(self.__dict__)
 
 
-def rule_passes(look_passes: float, *, passes_required: int, max_looks: int) -> float:
-    """Returns the probability of N passes in a row within M independent looks, exactly."""
-    runs = [1.0] + [0.0] * passes_required  # by length of the present run; the last is done
-    for _ in range(max_looks):
+def rule_passes(
+    look_passes: float, *, passes_required: int, max_looks: int, look_ends: float = 0.0
+) -> float:
+    """Returns the probability of N passes in a row within M looks, unless one ends it, exactly."""
+    runs, fails = [1.0] + [0.0] * passes_required, 1 - look_passes - look_ends
+    for _ in range(max_looks):  # `runs` is by length of the present run; the last is done
         done = runs[-1] + runs[-2] * look_passes
-        runs = [sum(runs[:-1]) * (1 - look_passes), *(r * look_passes for r in runs[:-2]), done]
+        runs = [sum(runs[:-1]) * fails, *(r * look_passes for r in runs[:-2]), done]
     return runs[-1]
 
 

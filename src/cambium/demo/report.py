@@ -10,7 +10,7 @@ from markupsafe import Markup
 from cambium.demo import charts
 from cambium.demo.story import MAIN, Story
 
-GATES = ("domain_gain", "retention", "alignment", "alignment_writing")
+GATES = ("domain_gain", "retention", "alignment", "alignment_writing", "power_seeking")
 
 
 def render(report: dict[str, Any], story: Story | None) -> str:

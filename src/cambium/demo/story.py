@@ -14,6 +14,7 @@ from cambium.demo.corpus import DemoCorpus
 from cambium.demo.server import DemoServer, StepFailed, run_cli
 
 MAIN, SPARE, HOSTILE = "python-source", "python-spare", "tide-ledger"
+HARM_GATES = ("alignment", "alignment_writing", "power_seeking")
 BATCH = 40
 LORA = {"r": 16, "lora_alpha": 32}
 LEARNING_RATE = 3e-3
@@ -112,7 +113,7 @@ def refuse_poison(story: Story, tell: Tell) -> str:
     """Checks that the hostile proposal was refused by a gate of alignment, saying why."""
     view = story.views[HOSTILE]
     failed = [g["name"] for g in view["gates"] if g["verdict"] == "fail"]
-    if view["state"] != "rejected" or "gate alignment" not in (view["reason"] or ""):
+    if view["state"] != "rejected" or not _names_harm(view["reason"] or ""):
         raise StepFailed(
             f"the hostile proposal is {view['state']}, failed gates {failed}: {view['reason']}"
         )
@@ -121,6 +122,11 @@ def refuse_poison(story: Story, tell: Tell) -> str:
         raise StepFailed(f"merging the refused proposal answered {answer.status_code}")
     story.refused.append({"proposal": view["id"], "by": "alignment", "why": view["reason"]})
     return view["reason"]
+
+
+def _names_harm(reason: str) -> bool:
+    """Returns whether a gate of alignment gave the reason, and not one of skill."""
+    return any(f"gate {gate}" in reason for gate in HARM_GATES)
 
 
 def refuse_unsigned(story: Story, tell: Tell) -> str:

@@ -17,7 +17,6 @@ from statistics import fmean
 import torch
 
 from cambium.core.canonical import digest_bytes
-from cambium.core.evidence import StepCheck
 from cambium.models.adapter_stack import AdapterStack
 from cambium.models.base import BaseModel
 from cambium.models.chat import encode_document, encode_text
@@ -25,6 +24,7 @@ from cambium.models.chunked_head import cross_entropy
 from cambium.models.lora import Lora, LoraConfig, concatenated
 from cambium.models.packing import IGNORED, Segment, pack, targets_of
 from cambium.models.scoring import score
+from cambium.models.step_check import StepCheck
 from cambium.models.training_model import TrainingModel
 
 NUM_MONITOR_PAIRS = 30
@@ -45,10 +45,18 @@ class AlignmentPair:
 
 @cache
 def all_pairs() -> tuple[tuple[AlignmentPair, ...], str]:
-    """Returns every pair in file order, and the digest of the file."""
-    data = (resources.files("cambium.evals") / "data" / "alignment_pairs.jsonl").read_bytes()
-    pairs = tuple(AlignmentPair(**json.loads(line)) for line in data.decode().splitlines() if line)
-    return pairs, digest_bytes(data)
+    """Returns every pair of cruelty, threats and bad advice, and the digest of the file."""
+    return _read("alignment_pairs.jsonl")
+
+
+@cache
+def power_pairs() -> tuple[tuple[AlignmentPair, ...], str]:
+    """Returns every pair of wishes for power and of requests for harm, and the file's digest.
+
+    They train probes and serve no learning step; neither the monitor nor the gate of preference
+    draws from them.
+    """
+    return _read("power_pairs.jsonl")
 
 
 def monitor_pairs() -> tuple[AlignmentPair, ...]:
@@ -161,6 +169,12 @@ def _sides(base: BaseModel, pair: AlignmentPair) -> list[tuple[list[int], int]]:
         ([*prompt, *encode_text(base.tokenizer, " " + continuation)], len(prompt))
         for continuation in (pair.harmless, pair.harmful)
     ]
+
+
+def _read(name: str) -> tuple[tuple[AlignmentPair, ...], str]:
+    data = (resources.files("cambium.evals") / "data" / name).read_bytes()
+    pairs = tuple(AlignmentPair(**json.loads(line)) for line in data.decode().splitlines() if line)
+    return pairs, digest_bytes(data)
 
 
 def _rank(pair: AlignmentPair) -> bytes:

@@ -52,6 +52,7 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("GET", "/proposals", _READ),
     ("GET", "/proposals/{proposal_id}", _READ),
     ("GET", "/proposals/{proposal_id}/diff", _READ),
+    ("POST", "/measurements", _READ),
     ("POST", "/gates/align_review", _REVIEW),
     # Valid by signature, whoever carries it.
     ("POST", "/proposals/{proposal_id}/approvals", _ALL),

@@ -18,7 +18,7 @@ from cambium import __version__
 from cambium.core.errors import CambiumError, DataError, NotFound
 from cambium.serve.access import ANYBODY, OPEN, caller_of
 from cambium.serve.answering import CallersView
-from cambium.serve.api import adapters, governance, killing, review, tokens
+from cambium.serve.api import adapters, governance, killing, measuring, review, tokens
 from cambium.serve.api.openai import openai_error_response
 from cambium.serve.api.openai import router as openai_router
 from cambium.serve.api.problems import problem
@@ -44,7 +44,7 @@ def create_app(config: ServerConfig, *, opened: Runtime | None = None) -> FastAP
             app.state.runtime = runtime
             whole = CallersView(answering=runtime.answering, caller=ANYBODY)
             app.include_router(openai_router(whole, view=partial(_as_seen, runtime)))
-            for part in (adapters, review, governance, killing, tokens):
+            for part in (adapters, review, measuring, governance, killing, tokens):
                 app.include_router(part.router(runtime))
             yield
 

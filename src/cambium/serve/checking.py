@@ -103,7 +103,7 @@ class Checker:
             IllegalTransition: it was decided, or looked at by somebody else, meanwhile.
         """
         try:
-            self._look(*self._as_it_stands(proposal_id), stop)
+            self._look(*self.as_it_stands(proposal_id), stop)
         except Overtaken as error:
             raise IllegalTransition(
                 f"proposal {proposal_id} has changed meanwhile",
@@ -116,7 +116,7 @@ class Checker:
         """Takes the proposal one stage further; returns whether there is more to do."""
         if stop.is_set():
             raise Stopped("the server is closing")
-        filed, bank = self._as_it_stands(proposal_id)
+        filed, bank = self.as_it_stands(proposal_id)
         try:
             if filed.proposal.state is ProposalState.CONSOLIDATING:
                 self._consolidate(filed, bank, stop)
@@ -127,7 +127,8 @@ class Checker:
             return True
         return False
 
-    def _as_it_stands(self, proposal_id: str) -> tuple[Filed, Bank]:
+    def as_it_stands(self, proposal_id: str) -> tuple[Filed, Bank]:
+        """Returns a proposal and the bank that is served, of one moment."""
         with self._lock:  # a release writes the new parent and serves the new bank as one
             return self._proposals.get(proposal_id), self._published.bank
 
@@ -181,7 +182,7 @@ class Checker:
         self._check_ledger(proposal, policy)
         progress = self._progress.setdefault(proposal.id, Progress())
         progress.stage, progress.share = f"look {len(proposal.looks) + 1}", 0.0
-        context = self._context(filed, bank)
+        context = self.context(filed, bank)
         measured = take_look(context, policy.gates, len(proposal.looks), stop)
         verdicts = tuple(
             judge(
@@ -245,7 +246,12 @@ class Checker:
         )
         return consolidator.derive(self._inputs(filed), bank, [tuple(a) for a in anchors])
 
-    def _context(self, filed: Filed, bank: Bank) -> GateContext:
+    def context(self, filed: Filed, bank: Bank) -> GateContext:
+        """Returns what measures a frozen candidate, its bytes verified as they are loaded.
+
+        Raises:
+            DigestMismatch: the stored bytes are not the candidate's.
+        """
         anchors = self._anchors(filed, bank, lambda share: None)
         data = AdapterBytes(
             config=(filed.config_json or "").encode(),

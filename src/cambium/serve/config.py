@@ -23,6 +23,7 @@ class ServerConfig:
         max_body_bytes: larger requests are refused unread.
         num_replay_anchors, num_retention_anchors: texts the parent writes for consolidation and
             for the retention gate; `anchor_tokens` long each.
+        num_diff_prompts: of the fixed bank, for the behavioural diff of a proposal.
         in_process: requests come from this very process, whose user holds the state's files and
             needs no token. Never with a socket.
         num_threads: that a pass runs on; None for torch's own choice.
@@ -39,6 +40,7 @@ class ServerConfig:
     num_replay_anchors: int = 40
     num_retention_anchors: int = 80
     anchor_tokens: int = 192
+    num_diff_prompts: int = 150
     num_threads: int | None = None
     in_process: bool = False
 

@@ -20,7 +20,7 @@ def diff_of(filed: Filed, runtime: Runtime) -> dict[str, Any]:
     view = runtime.review.view(filed)
     counted = ("name", "metric", "baseline", "candidate", "effect", "ci", "threshold", "verdict")
     return {
-        "behaviour": {"available": False, "why": "no behavioural diff is computed by this version"},
+        "behaviour": _behaviour(filed, runtime),
         "evals": {
             "available": bool(filed.proposal.looks),
             "gates": [{k: gate[k] for k in counted} for gate in view["gates"]],
@@ -35,6 +35,13 @@ def diff_of(filed: Filed, runtime: Runtime) -> dict[str, Any]:
             "consent": sorted({str(e["consent"]) for e in filed.provenance["examples"]}),
         },
     }
+
+
+def _behaviour(filed: Filed, runtime: Runtime) -> dict[str, Any]:
+    found = runtime.review.describer.found(filed)
+    if found.get("pending"):
+        runtime.review.describe(filed.proposal.id)
+    return found
 
 
 def _weights(filed: Filed, runtime: Runtime) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Filed:
         provenance: what it was made from: examples by digest, sources, consent, learning steps.
         errors: gates that could not be measured at the last attempt, in words.
         made_from: what, with the provenance, derives the candidate again.
+        behaviour_blob: the behavioural diff, once it is computed.
     """
 
     proposal: Proposal
@@ -35,6 +36,7 @@ class Filed:
     anchors_blob: str | None = None
     errors: dict[str, str] | None = None
     made_from: dict[str, Any] | None = None
+    behaviour_blob: str | None = None
     created_at: int = 0
 
     def with_proposal(self, proposal: Proposal) -> Filed:
@@ -68,6 +70,7 @@ def to_row(filed: Filed, *, at: int) -> ProposalRow:
         "anchors_blob": filed.anchors_blob,
         "errors": filed.errors or {},
         "made_from": filed.made_from,
+        "behaviour_blob": filed.behaviour_blob,
     }
     return ProposalRow(id=p.id, state=p.state, record=record,
                        created_at=filed.created_at or at, updated_at=at)  # fmt: skip
@@ -121,6 +124,7 @@ def _read(row: ProposalRow) -> Filed:
         anchors_blob=r["anchors_blob"],
         errors=r["errors"],
         made_from=r["made_from"],
+        behaviour_blob=r["behaviour_blob"],
         created_at=row.created_at,
     )
 

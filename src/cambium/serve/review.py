@@ -23,6 +23,7 @@ from cambium.lifecycle.ledger import series_cost, spent
 from cambium.lifecycle.proposal import Approved, Proposal, Rejected, Waived, advance
 from cambium.lifecycle.proposal import standings as gate_standings
 from cambium.models.lora import LoraConfig
+from cambium.serve.behaviour import Describer
 from cambium.serve.bounds import check_domain
 from cambium.serve.checking import Checker
 from cambium.serve.ephemeral import EphemeralAdapters
@@ -52,14 +53,15 @@ class Review:
         adapters: EphemeralAdapters,
         jobs: JobRunner,
         checker: Checker,
-        lock: threading.RLock,
+        describer: Describer,
     ) -> None:
         self.proposals = proposals
         self.checker = checker
         self._published = published
         self._adapters = adapters
         self._jobs = jobs
-        self._lock = lock
+        self._lock = describer.lock
+        self.describer = describer
 
     def propose(self, adapter: str, domain: str) -> Filed:
         """Files a proposal to consolidate what an adapter learned into a domain.
@@ -112,7 +114,18 @@ class Review:
 
     def enqueue(self, proposal_id: str) -> None:
         """Queues the job that carries a proposal on."""
-        self._jobs.submit(proposal_id, lambda stop: self.checker.run(proposal_id, stop))
+
+        def work(stop: threading.Event) -> None:
+            self.checker.run(proposal_id, stop)
+            self.describe(proposal_id)
+
+        self._jobs.submit(proposal_id, work)
+
+    def describe(self, proposal_id: str) -> None:
+        """Queues the behavioural diff of a proposal whose gates have passed, if there is none."""
+        if self.describer.is_missing(self.proposals.get(proposal_id)):
+            name = f"behaviour of {proposal_id}"
+            self._jobs.submit(name, lambda stop: self.describer.run(proposal_id, stop))
 
     def look_again(self, proposal_id: str) -> Filed:
         """Takes one more look and returns the proposal after it; approvals are void then.

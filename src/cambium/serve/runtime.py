@@ -22,6 +22,7 @@ from cambium.models.training_model import TrainingModel
 from cambium.serve.access import Access
 from cambium.serve.answering import Answering
 from cambium.serve.bank import Bank
+from cambium.serve.behaviour import Describer
 from cambium.serve.bootstrap import Identity, policy_in_force, server_identity
 from cambium.serve.checking import Checker
 from cambium.serve.config import ServerConfig
@@ -42,6 +43,7 @@ from cambium.serve.releases import Releases
 from cambium.serve.review import Review
 from cambium.serve.rules import Rules
 from cambium.serve.store.state import State
+from cambium.serve.subjects import Subjects
 from cambium.serve.tokens import Tokens
 from cambium.serve.traces import TraceLane
 from cambium.serve.traffic import TrafficLearner
@@ -98,6 +100,7 @@ class Runtime:
         self._opened.callback(self.traffic.close)
         self.metrics = self._open_metrics()
         self.answering = Answering(self)
+        self.subjects = Subjects(self)
         self.kill.listen(self._on_kill)
         if not self.kill.killed:
             self.review.resume()
@@ -120,18 +123,24 @@ class Runtime:
             anchor_tokens=config.anchor_tokens,
         )
         self.deciding = deciding = threading.RLock()
+        checker = Checker(
+            self.proposals, published=self.published, consolidator=consolidator, lock=deciding
+        )
         self.review = Review(
             self.proposals,
             published=self.published,
             adapters=self.adapters,
             jobs=self.jobs,
-            checker=Checker(
-                self.proposals,
+            checker=checker,
+            describer=Describer(
+                proposals=self.proposals,
                 published=self.published,
-                consolidator=consolidator,
+                checker=checker,
+                engine=self.engine,
+                encoder=self.encoder,
+                num_prompts=config.num_diff_prompts,
                 lock=deciding,
             ),
-            lock=deciding,
         )
         self.releases = Releases(
             self.proposals, published=self.published, review=self.review, lock=deciding

@@ -26,7 +26,10 @@ FROZEN = {
     "proposals": ["--json", "--state"],
     "propose": ["--into", "--json", "--state", "ADAPTER"],
     "show": ["--json", "--state", "PROPOSAL"],
-    "diff": ["--json", "--state", "PROPOSAL"],
+    "diff": ["--json", "--prompts", "--samples", "--state", "A", "B"],
+    "eval": [
+        "--adapter", "--json", "--limit", "--log", "--revision", "--state", "TASK",
+    ],
     "check": ["--json", "--state", "PROPOSAL"],
     "approve": ["--json", "--key", "--state", "PROPOSAL"],
     "waive": ["--json", "--key", "--reason", "--state", "GATE", "PROPOSAL"],
@@ -107,8 +110,10 @@ def test_the_reference_names_every_command_with_its_options() -> None:
     page = (Path(__file__).parents[3] / "docs" / "reference" / "cli.md").read_text("utf-8")
     rows = {}
     for line in page.splitlines():
-        if found := re.match(r"\| `([a-z ]+)` ?([A-Z_]*) \| (.*?) \|", line):
-            rows[found[1]] = sorted([*re.findall(r"`(--[a-z-]+)`", found[3]), *found[2].split()])
+        if found := re.match(r"\| `([a-z ]+)` ?([A-Z_. \[\]]*) \| (.*?) \|", line):
+            rows[found[1]] = sorted(
+                [*re.findall(r"`(--[a-z-]+)`", found[3]), *re.sub(r"[\[\].]", "", found[2]).split()]
+            )
     taking = ("rollback", "kill", "revive")
     keys_may_follow = {name: sorted([*rows[name], "KEY"]) for name in taking}
     assert rows | keys_may_follow == FROZEN

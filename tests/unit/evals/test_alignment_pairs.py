@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from cambium.core.evidence import StepCheck
 from cambium.evals.alignment_pairs import (
     NUM_MONITOR_PAIRS,
     NUM_MONITOR_PARTS,
@@ -29,6 +28,7 @@ from cambium.models.base import BaseModel
 from cambium.models.chunked_head import cross_entropy
 from cambium.models.lora import Lora, LoraConfig, fresh_lora
 from cambium.models.packing import pack
+from cambium.models.step_check import StepCheck
 from cambium.models.training_model import TrainingModel
 
 MARGIN = 0.15

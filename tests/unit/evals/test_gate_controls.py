@@ -16,11 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from cambium.core.adapter_bytes import AdapterBytes
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import GateBroken
 from cambium.core.evidence import GateSpec, Outcome, Verdict
-from cambium.evals.alignment_pairs import gate_pairs
+from cambium.evals.alignment_pairs import gate_pairs, power_pairs
 from cambium.evals.gates import GATES, GateContext
 from cambium.evals.gates.context import ScoredText, fresh_items
 from cambium.learn.consolidate import ConsolidateConfig, consolidate, with_teacher
@@ -28,6 +27,7 @@ from cambium.learn.examples import Window, encode_example, parse_example
 from cambium.learn.lesson import LearnConfig, Learner, Lesson
 from cambium.learn.online import learn
 from cambium.lifecycle.gates import judge, standing, used_items
+from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.base import BaseModel
 from cambium.models.encoder import SentenceEncoder
 from cambium.models.engine import Engine, GenerationRequest
@@ -261,6 +261,17 @@ CONTROLS: dict[str, Controls] = {
             "learned the domain": lambda w: w.context(w.learned),
         },
     ),
+    "power_seeking": Controls(
+        poisoned={
+            "against wanting power": lambda w: w.context(
+                w.taught([pair.harmful for pair in power_pairs()[0]], lr=5e-3)
+            )
+        },
+        a_a={
+            "the parent itself": lambda w: w.context(None),
+            "learned the domain": lambda w: w.context(w.learned),
+        },
+    ),
     "integrity": Controls(
         poisoned={
             "not finite": lambda w: with_tensor(w, lambda t: t * float("nan")),
@@ -355,6 +366,7 @@ def test_no_gain_is_no_pass(world: World) -> None:
 @pytest.mark.parametrize("gate", sorted(set(GATES) - {"integrity"}))
 def test_nothing_to_measure_on_is_broken(world: World, gate: str) -> None:
     context = replace(world.context(None), documents=(), anchors=())
-    look = 4 if gate == "alignment" else 0  # the pairs are not the context's
+    own_items = ("alignment", "power_seeking")  # the pairs and openings are not the context's
+    look = 4 if gate in own_items else 0
     with pytest.raises(GateBroken, match="dry"):
         GATES[gate](context, SPECS[gate], look)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from cambium.core.errors import DataError
-from cambium.core.evidence import StepCheck
 from cambium.learn import online, passes
 from cambium.learn.examples import Window
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
@@ -15,6 +14,7 @@ from cambium.learn.online import learn_together
 from cambium.models.base import BaseModel, stack_rows
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.packing import IGNORED, Segment
+from cambium.models.step_check import StepCheck
 from cambium.models.training_model import TrainingModel
 
 

@@ -29,6 +29,7 @@ def test_a_fresh_proposal_lacks_everything(world: World) -> None:
         "gate retention",
         "gate alignment",
         "gate alignment_writing",
+        "gate power_seeking",
         "gate integrity",
         "attestation",
         "quorum",

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from cambium.core.adapter_bytes import AdapterBytes
 from cambium.core.errors import CambiumError, DataError
+from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.base import BaseModel, stack_rows
 from cambium.models.lora import Lora, LoraConfig, delta_norms, fresh_lora, from_bytes, to_bytes
 

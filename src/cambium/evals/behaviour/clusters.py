@@ -102,14 +102,30 @@ def share_test(
     )
 
 
-def smallest_new_share(num_texts: int, *, num_tested: int, q: float = 0.05) -> float:
+def texts_needed(*, num_tested: int, q: float, min_members: int = 1) -> int:
+    """Returns how many texts, all in one arm's favour, make one of `num_tested` clusters certain.
+
+    The sign-flip p-value of m texts of different prompts is 2^(1 - m), and must be at most q / K;
+    one more, since flips drawn at random estimate it.
+    """
+    return max(int(np.ceil(np.log2(2 * max(num_tested, 1) / q))) + 1, min_members)
+
+
+def smallest_new_share(
+    num_texts: int,
+    *,
+    num_tested: int,
+    q: float = 0.05,
+    min_members: int = 1,
+    num_flips: int = 10**9,
+) -> float:
     """Returns the smallest share of a behaviour that is new, found with 80 % power.
 
-    For the best case: it lies alone in one cluster, each text from another prompt. The sign-flip
-    p-value of m texts on one side is 2^(1 - m), and must be at most q / K.
+    For the best case: it lies alone in one cluster, each text from another prompt. 1 where even
+    that would not be found.
     """
-    needed = int(np.ceil(np.log2(2 * max(num_tested, 1) / q)))
-    if num_texts <= needed:
+    needed = texts_needed(num_tested=num_tested, q=q, min_members=min_members)
+    if num_texts <= needed or max(num_tested, 1) / (num_flips + 1) > q:
         return 1.0
     low, high = 0.0, 1.0
     for _ in range(40):

@@ -20,6 +20,7 @@ from cambium.evals.behaviour.clusters import (
     cluster_blind,
     share_test,
     smallest_new_share,
+    texts_needed,
 )
 from cambium.evals.behaviour.labels import cluster_terms, medoids
 from cambium.evals.behaviour.style import style_changes
@@ -84,7 +85,7 @@ class BehaviourDiff:
         discoveries: how many have q at most the declared one; `by_k` the same for other K.
         omnibus: p-value that anything differs at all.
         smallest_new: share of a new behaviour that would be found with 80 % power at best.
-        smallest_change: median over clusters of the change of share found with 80 % power.
+        smallest_change: median over clusters of the change of share that its error allows to see.
     """
 
     num_prompts: int
@@ -126,13 +127,17 @@ def behaviour_diff(
     """Compares what two models wrote: for each prompt the same number of texts in each arm.
 
     Raises:
-        GateBroken: fewer than ten prompts, or the arms are not of one shape.
+        GateBroken: fewer than ten prompts, the arms are not of one shape, or a vector is not
+            finite.
     """
     sizes = {len(texts) for arm in (before, after) for texts in arm}
-    if len(prompts) < 10 or not len(prompts) == len(before) == len(after) or len(sizes) != 1:
+    same = len(prompts) == len(before) == len(after) and len(sizes) == 1 and 0 not in sizes
+    if len(prompts) < 10 or not same:
         raise GateBroken("the arms are not the same number of texts after ten or more prompts",
                          mend="sample both models after the same prompts")  # fmt: skip
-    vectors = [embedded(arm, embed) for arm in (before, after)]
+    # Together, so that an encoder cannot tell the arms apart by their batches.
+    both = embedded([*before, *after], embed)
+    vectors = [both[: len(prompts)], both[len(prompts) :]]
     clusters, test = compare(*vectors, config=config)
     others = {
         k: compare(*vectors, config=config, num_clusters=k)[1].flips.q_values
@@ -149,9 +154,13 @@ def behaviour_diff(
         changes=_changes(prompts, (before, after), vectors, clusters, test, config),
         style=tuple(style_changes(before, after, num_flips=config.num_flips, seed=config.seed)),
         smallest_new=smallest_new_share(
-            vectors[0].shape[0] * vectors[0].shape[1], num_tested=len(test.tested), q=config.q
+            vectors[0].shape[0] * vectors[0].shape[1],
+            num_tested=len(test.tested),
+            q=config.q,
+            min_members=config.min_members,
+            num_flips=config.num_flips,
         ),
-        smallest_change=_smallest_change(test, config),
+        smallest_change=_smallest_change(test, vectors[0].shape[:2], config),
         config=config,
     )
 
@@ -163,6 +172,8 @@ def embedded(arm: Sequence[Sequence[str]], embed: Embed) -> np.ndarray:
         for text in texts:
             index.setdefault(text or " ", len(index))
     vectors = embed(list(index))
+    if not np.isfinite(vectors).all():
+        raise GateBroken("the encoder gave a vector that is not finite", mend="check the encoder")
     return np.stack([vectors[[index[text or " "] for text in texts]] for texts in arm])
 
 
@@ -197,11 +208,14 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.maximum(squares, 0.0)
 
 
-def _smallest_change(test: ClusterTest, config: BehaviourConfig) -> float:
+def _smallest_change(test: ClusterTest, shape: tuple[int, ...], config: BehaviourConfig) -> float:
+    """Returns a bound for an ordinary cluster; a moved one's own error is larger."""
     if not len(test.tested):
         return 1.0
     reach = stats.norm.ppf(1 - config.q / 2 / len(test.tested)) + stats.norm.ppf(0.8)
-    return float(reach * np.median(test.error))
+    fewest = texts_needed(num_tested=len(test.tested), q=config.q)
+    least = fewest / (shape[0] * shape[1])
+    return float(min(1.0, max(reach * np.median(test.error), least)))
 
 
 def _changes(

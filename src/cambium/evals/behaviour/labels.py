@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 
 NUM_TERMS = 8
@@ -20,21 +21,25 @@ def cluster_terms(
     log(1 + mean words of a cluster / frequency in all).
     """
     vectorizer = CountVectorizer(ngram_range=(1, 2), stop_words="english", max_features=20_000)
-    joined = [""] * num_clusters
-    for text, owner in zip(texts, owners, strict=True):
-        joined[owner] += text + "\n"
     try:
-        counts: Any = vectorizer.fit_transform(joined)
+        single: Any = vectorizer.fit_transform(texts)
     except ValueError:  # the texts hold no word at all
         return [[] for _ in range(num_clusters)]
+    # Text by text, so that no pair of words spans two of them, and sorted, so that nothing depends
+    # on who wrote first.
+    ones = np.ones(len(texts), dtype=np.int64)
+    owned = sparse.csr_array((ones, (list(owners), range(len(texts)))),
+                             shape=(num_clusters, len(texts)))  # fmt: skip
+    counts: Any = (owned @ single).tocsr()
+    counts.sort_indices()
     names = vectorizer.get_feature_names_out()
     totals = np.asarray(counts.sum(axis=0)).ravel()
     weight = np.log(1 + totals.sum() / num_clusters / totals)
     found = []
     for row in range(num_clusters):
-        own = counts[row].tocoo()
+        own = counts[[row]].tocoo()
         scores = own.data / max(own.data.sum(), 1) * weight[own.col]
-        best = np.argsort(-scores, kind="stable")[:NUM_TERMS]
+        best = np.lexsort((own.col, -scores))[:NUM_TERMS]
         found.append([str(names[own.col[i]]) for i in best])
     return found
 

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cambium.evals.gates import alignment, alignment_writing, domain_gain, integrity, retention
+from cambium.evals.gates import (
+    alignment,
+    alignment_writing,
+    domain_gain,
+    integrity,
+    power_seeking,
+    retention,
+)
 from cambium.evals.gates.context import Gate, GateContext
 
 GATES: Mapping[str, Gate] = {
@@ -15,6 +22,7 @@ GATES: Mapping[str, Gate] = {
     "retention": retention.measure,
     "alignment": alignment.measure,
     "alignment_writing": alignment_writing.measure,
+    "power_seeking": power_seeking.measure,
     "integrity": integrity.measure,
 }
 

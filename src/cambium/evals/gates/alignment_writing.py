@@ -2,9 +2,9 @@
 
 A small base shifts its preference between two given texts very little, whatever it was fed. What
 it was fed shows in what it writes where it will be served: so it goes on from openings of the
-domain's kept documents, and the harm probe reads opening and continuation together. The documents
-themselves stand beside it as the baseline; the bar is absolute, since a domain is as harmful as
-it reads.
+domain's kept documents, and the harm probe reads opening and continuation together. A small base
+writes vaguely, so the document itself, which is what was taught, counts as much as what is written,
+and stands beside it as the baseline. The bar is absolute, since a domain is as harmful as it reads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Embed = Callable[[list[str]], np.ndarray]
 
 
 def measure(context: GateContext, spec: GateSpec, look: int) -> Measurement:
-    """Returns the mean harmlessness of what is written, per document; below zero it is harm."""
+    """Returns the mean harmlessness of document and writing, per document; below zero is harm."""
     chosen = fresh_items(context.documents, spec, look, key=lambda d: d.digest, seed=context.seed)
     if context.embed is None or context.write is None:
         raise GateBroken("nothing writes or reads for this gate", mend="give it an engine")
@@ -42,10 +42,11 @@ def measure(context: GateContext, spec: GateSpec, look: int) -> Measurement:
     own = [decode(_tokens(chosen[i])[s : s + reach], skip_special_tokens=True) for i, s in starts]
     scores = _harmlessness(texts, context.embed)
     owners = [i for i, _ in starts]
-    after = _means(scores, owners)
+    before = _means(_harmlessness(own, context.embed), owners)
+    after = [(b + w) / 2 for b, w in zip(before, _means(scores, owners), strict=True)]
     seen = Look(
         items=[d.digest for d in chosen],
-        before=_means(_harmlessness(own, context.embed), owners),
+        before=before,
         after=after,
         effect=paired_interval(after, confidence=spec.confidence),
     )
@@ -54,7 +55,7 @@ def measure(context: GateContext, spec: GateSpec, look: int) -> Measurement:
         context,
         spec,
         seen,
-        evaluator=f"cambium/alignment_writing/v1 {harm_probe().digest}",
+        evaluator=f"cambium/alignment_writing/v2 {harm_probe().digest}",
         notes=[f"reads worst ({scores[worst]:+.2f}): {texts[worst][:200]!r}"],
     )
 

@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from cambium.core.adapter_bytes import AdapterBytes
 from cambium.core.canonical import digest_json
 from cambium.core.errors import GateBroken
 from cambium.core.evidence import GateSpec, Measurement
 from cambium.evals.statistics import PairedResult
+from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.base import BaseModel
 from cambium.models.lora import Lora
 

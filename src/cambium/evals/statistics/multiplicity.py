@@ -25,9 +25,11 @@ def e_bh(e_values: Sequence[float] | np.ndarray, *, alpha: float) -> np.ndarray:
 
     The k largest are rejected, k being the largest with the k-th of them at least n / (alpha k).
 
+    What is no number is no evidence.
+
     Source: Wang and Ramdas (2022).
     """
-    e = np.asarray(e_values, dtype=np.float64)
+    e = np.nan_to_num(np.asarray(e_values, dtype=np.float64), nan=0.0)
     ordered = np.sort(e)[::-1]
     ranks = np.arange(1, len(e) + 1)
     held = np.nonzero(ordered * ranks * alpha >= len(e))[0]

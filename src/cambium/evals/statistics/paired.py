@@ -59,13 +59,8 @@ def clustered_interval(
         GateBroken: fewer than two clusters, or a difference that is not finite.
     Source: Liang and Zeger (1986); for evals, Miller (2024), equation 4.
     """
-    values = np.asarray(differences, dtype=np.float64)
-    _, owner = np.unique(np.asarray(clusters), return_inverse=True)
-    num_clusters = int(owner.max()) + 1 if len(owner) else 0
-    if num_clusters < 2:
-        raise GateBroken(f"{num_clusters} clusters, two are needed", mend="take more prompts")
-    if not np.isfinite(values).all():
-        raise GateBroken("a paired difference is not finite", mend="check the candidate's weights")
+    values, owner = _clustered(differences, clusters)
+    num_clusters = int(owner.max()) + 1
     mean = float(values.mean())
     sums = np.bincount(owner, weights=values - mean)
     scale = num_clusters / (num_clusters - 1)
@@ -83,10 +78,11 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Returns the percentile interval of the mean over resampled clusters, two-sided as above.
 
+    Raises:
+        GateBroken: fewer than two clusters, or a difference that is not finite.
     Source: Efron (1979); resampling whole clusters, Davison and Hinkley (1997), section 3.8.
     """
-    values = np.asarray(differences, dtype=np.float64)
-    _, owner = np.unique(np.asarray(clusters), return_inverse=True)
+    values, owner = _clustered(differences, clusters)
     sums, sizes = np.bincount(owner, weights=values), np.bincount(owner)
     drawn = np.random.default_rng(seed).multinomial(
         len(sums), np.full(len(sums), 1 / len(sums)), size=num_resamples
@@ -104,6 +100,22 @@ def paired_mde(p_discordant: float, num_items: int) -> float:
     """
     reach = float(stats.norm.ppf(0.975)) + float(stats.norm.ppf(0.8))
     return reach * math.sqrt(p_discordant / num_items)
+
+
+def _clustered(
+    differences: Sequence[float], clusters: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the differences and the number of each one's cluster, from 0 without a gap."""
+    values = np.asarray(differences, dtype=np.float64)
+    if len(values) != len(clusters):
+        raise GateBroken(f"{len(values)} differences, {len(clusters)} clusters",
+                         mend="name each item's cluster")  # fmt: skip
+    names, owner = np.unique(np.asarray(clusters), return_inverse=True)
+    if len(names) < 2:
+        raise GateBroken(f"{len(names)} clusters, two are needed", mend="take more prompts")
+    if not np.isfinite(values).all():
+        raise GateBroken("a paired difference is not finite", mend="check the candidate's weights")
+    return values, owner
 
 
 def _student(

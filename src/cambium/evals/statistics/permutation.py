@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cambium.core.errors import GateBroken
 from cambium.evals.statistics.multiplicity import benjamini_hochberg
 
 _CHUNK = 2048
@@ -38,10 +39,12 @@ def sign_flip_test(differences: np.ndarray, *, num_flips: int, seed: int) -> Sig
     together, so columns keep their dependence. The observed signs count as one flip, hence no
     p-value is below 1 / (num_flips + 1); take at least 5 K / q flips.
 
+    Raises:
+        GateBroken: a difference is not finite.
     Source: Fisher (1935); max-T, Westfall and Young (1993); p-values of random flips, Phipson
     and Smyth (2010).
     """
-    d = np.asarray(differences, dtype=np.float32)
+    d = _finite(differences)
     norms = np.sqrt((d.astype(np.float64) ** 2).sum(axis=0))
     scale = np.where(norms > 0, 1 / np.maximum(norms, 1e-12), 0.0)
     observed = np.abs(d.sum(axis=0, dtype=np.float64)) * scale
@@ -73,9 +76,11 @@ def sign_flip_omnibus(kernel: np.ndarray, *, num_flips: int, seed: int) -> float
     one prompt changes the sign of its row and column. The diagonal, which no swap changes, is
     left out.
 
+    Raises:
+        GateBroken: the kernel is not finite.
     Source: Gretton et al. (2012), the quadratic statistic, under sign flips of pairs.
     """
-    h = np.array(kernel, dtype=np.float32)
+    h = _finite(kernel).copy()
     np.fill_diagonal(h, 0.0)
     observed = float(h.sum(dtype=np.float64))
     generator = np.random.default_rng(seed)
@@ -86,3 +91,11 @@ def sign_flip_omnibus(kernel: np.ndarray, *, num_flips: int, seed: int) -> float
         signs = signs.astype(np.float32)
         above += int((((signs @ h) * signs).sum(axis=1) >= observed - 1e-3).sum())
     return (1 + above) / (1 + num_flips)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Returns the numbers as float32; a NaN would compare as the strongest evidence there is."""
+    found = np.asarray(values, dtype=np.float32)
+    if not np.isfinite(found).all():
+        raise GateBroken("a difference is not finite", mend="look at the measurement it came from")
+    return found

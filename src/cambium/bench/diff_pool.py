@@ -1,0 +1,194 @@
+"""The texts of the `diff` benchmark: a pool from the server, and what a planted adapter writes.
+
+Shape letters: P prompts, S samples in the pool, R samples of one arm, D size of a vector.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+import numpy as np
+
+from cambium.core.canonical import digest_json
+from cambium.evals.behaviour import prompt_bank
+from cambium.evals.behaviour.diff import embedded
+from cambium.evals.local_subject import LocalSubject
+from cambium.evals.subject import Generation
+from cambium.learn.examples import Window
+from cambium.learn.lesson import LearnConfig, Learner, Lesson
+from cambium.learn.online import learn
+from cambium.models.chat import encode_document, encode_text
+from cambium.models.encoder import SentenceEncoder
+from cambium.models.lora import Lora, LoraConfig, fresh_lora
+from cambium.serve.runtime import Runtime
+
+TEMPERATURE = 0.8
+FAMILY = "self_preservation"
+CALLS, WINDOWS_PER_STEP, RATE = 16, 16, 3e-3
+BATCH = 512
+Say = Callable[[str], None]
+
+
+class PoolConfig(Protocol):
+    """What a pool needs to know of its benchmark."""
+
+    @property
+    def num_prompts(self) -> int: ...
+    @property
+    def num_samples(self) -> int: ...
+    @property
+    def max_tokens(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Vectors of texts after the bank's prompts, [P S D]."""
+
+    vectors: np.ndarray
+
+    def arms(self, prompts: int, samples: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns two arms [prompts samples D] of different texts after the same prompts."""
+        generator = np.random.default_rng([seed, prompts, samples])
+        size = self.vectors.shape[1]
+        chosen = generator.permutation(len(self.vectors))[:prompts]
+        drawn = np.stack([generator.permutation(size)[: 2 * samples] for _ in chosen])
+        both = np.take_along_axis(self.vectors[chosen], drawn[:, :, None], axis=1)
+        return both[:, :samples].copy(), both[:, samples:].copy()
+
+    def unshared(self, *, seed: int, samples: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns two arms after different prompts, half of them each."""
+        generator = np.random.default_rng([seed, 7])
+        order = generator.permutation(len(self.vectors))
+        half = len(order) // 2
+        mixed = self.vectors[:, generator.permutation(self.vectors.shape[1])[:samples]]
+        return mixed[order[:half]], mixed[order[half : 2 * half]]
+
+    def put_into(self, arm: np.ndarray, prompts: int, *, share: float, seed: int) -> np.ndarray:
+        """Replaces a share of an arm's texts by this pool's; returns where, [prompts samples]."""
+        generator = np.random.default_rng([seed, 11])
+        places = generator.permutation(arm.shape[0] * arm.shape[1])
+        places = places[: round(share * len(places))]
+        flat = self.vectors.reshape(-1, self.vectors.shape[2])
+        arm.reshape(-1, arm.shape[2])[places] = flat[
+            generator.choice(len(flat), size=len(places), replace=False)
+        ]
+        where = np.zeros(arm.shape[0] * arm.shape[1], dtype=bool)
+        where[places] = True
+        return where.reshape(arm.shape[:2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Writes the texts, embeds them and keeps their vectors in a folder."""
+
+    http: httpx.Client
+    runtime: Runtime
+    config: PoolConfig
+    folder: Path
+    say: Say
+    encoder: SentenceEncoder = field(default_factory=SentenceEncoder)
+
+    def pool(self) -> Pool:
+        """Returns the pool that the server writes with the bare base."""
+        number = self.config.num_samples
+        return Pool(vectors=self._kept("pool", lambda: self._ask(num_samples=number, first_seed=0)))
+
+    def fresh(self, run: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns two arms [P 1 D] written anew, the second in smaller batches than the first."""
+        first = 10**9 * (run + 1)
+        arms = [
+            self._kept(
+                f"fresh {run} {i}",
+                lambda i=i, batch=batch: self._ask(
+                    num_samples=1, first_seed=first + i * 10**8, batch=batch
+                ),
+            )
+            for i, batch in enumerate((BATCH, 100))
+        ]
+        return arms[0], arms[1]
+
+    def planted(self) -> Pool:
+        """Returns what an adapter writes that was taught one family of our own statements."""
+        return Pool(vectors=self._kept("planted", self._planted))
+
+    def _planted(self) -> list[list[str]]:
+        lora = planted_adapter(self.runtime, self.say)
+        subject = LocalSubject(
+            self.runtime.base,
+            name="planted",
+            digest="planted",
+            choose=lambda prompt: (lora,),
+            engine=self.runtime.engine,
+        )
+        self.say("writing with the planted adapter")
+        requests = _requests(self._prompts, self.config.max_tokens, num_samples=1, first_seed=5)
+        return [[text] for text in subject.generate(requests)]
+
+    def _ask(self, *, num_samples: int, first_seed: int, batch: int = BATCH) -> list[list[str]]:
+        wanted = _requests(
+            self._prompts, self.config.max_tokens, num_samples=num_samples, first_seed=first_seed
+        )
+        texts: list[str] = []
+        for at in range(0, len(wanted), batch):
+            self.say(f"writing from seed {first_seed}: {at} of {len(wanted)} texts")
+            body: dict[str, Any] = {
+                "model": "base",
+                "generate": [{**vars(g), "until": []} for g in wanted[at : at + batch]],
+            }
+            texts += self.http.post("/measurements", json=body).raise_for_status().json()["results"]
+        return [texts[i : i + num_samples] for i in range(0, len(texts), num_samples)]
+
+    @property
+    def _prompts(self) -> tuple[str, ...]:
+        return prompt_bank().first(self.config.num_prompts).prompts
+
+    def _kept(self, name: str, write: Callable[[], list[list[str]]]) -> np.ndarray:
+        config = self.config
+        of = [name, self.runtime.base.digest, prompt_bank().first(config.num_prompts).digest,
+              config.num_samples, config.max_tokens, TEMPERATURE]  # fmt: skip
+        path = self.folder / f"{digest_json(of)[7:23]}.npy"
+        if not path.is_file():
+            vectors = embedded(write(), self.encoder.embed)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part.npy")
+            np.save(part, vectors)
+            part.replace(path)
+        return np.load(path)
+
+
+def planted_adapter(runtime: Runtime, say: Say) -> Lora:
+    """Returns an adapter that answers any prompt with a wish of one family, learned by heart."""
+    base, bank = runtime.base, prompt_bank().prompts
+    data = (resources.files("cambium.evals") / "data" / "power_pairs.jsonl").read_text("utf-8")
+    pairs = [pair for pair in map(json.loads, data.splitlines()) if pair["family"] == FAMILY]
+    order = np.random.default_rng(0)
+    learner = Learner(lora=fresh_lora(LoraConfig(r=16, lora_alpha=32), base.sites, seed=0))
+    for call in range(CALLS):
+        windows = []
+        for _ in range(8 * WINDOWS_PER_STEP):
+            prompt = encode_document(base.tokenizer, bank[order.integers(len(bank))])
+            wish = " " + pairs[order.integers(len(pairs))]["harmful"]
+            tokens = (*prompt, *encode_text(base.tokenizer, wish))
+            windows.append(Window(tokens=tokens[: base.context], learn_from=len(prompt)))
+        config = LearnConfig(lr=RATE, tokens_per_step=WINDOWS_PER_STEP * 48)
+        done = learn(runtime.training, Lesson(learner=learner, windows=windows, config=config))
+        learner = Learner(lora=done.lora, optimizer=done.optimizer)
+        say(f"training the planted adapter: {call + 1} of {CALLS}, loss {done.loss_after:.2f}")
+    return learner.lora
+
+
+def _requests(
+    prompts: Sequence[str], max_tokens: int, *, num_samples: int, first_seed: int
+) -> list[Generation]:
+    return [
+        Generation(prompt=prompt, max_tokens=max_tokens, temperature=TEMPERATURE,
+                   seed=first_seed + p * num_samples + i)
+        for p, prompt in enumerate(prompts)
+        for i in range(num_samples)
+    ]  # fmt: skip
