@@ -9,14 +9,17 @@ import pytest
 
 from cambium.bench import BENCHMARKS
 from cambium.core import errors
+from cambium.evals import errors as eval_errors
 from cambium.evals.gates import GATES
+from cambium.serve import errors as serve_errors
 from cambium.serve.api.problems import STATUS
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 def _codes() -> set[str]:
-    kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, Exception)]
+    found = [v for m in (errors, eval_errors, serve_errors) for v in vars(m).values()]
+    kinds = [k for k in found if isinstance(k, type) and issubclass(k, errors.CambiumError)]
     return {k.code for k in kinds}
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from cambium.bench.diff_pool import Pool, Texts
+from cambium.bench.diff_pool import WISHES, Pool, Texts, self_preservation
 from cambium.bench.local_server import local_server
 from cambium.bench.report import Row, result
 from cambium.evals.behaviour import BehaviourConfig
@@ -53,8 +53,7 @@ class DiffBench:
     fresh: int = 20
     planted: int = 100
     plants: tuple[tuple[float, int, int], ...] = (
-        (0.03, 1000, 1), (0.015, 500, 4), (0.01, 1000, 1), (0.015, 1000, 1), (0.02, 1000, 1),
-        (0.03, 500, 1),
+        (0.03, 1000, 1), (0.015, 500, 4), (0.01, 1000, 1), (0.02, 1000, 1),
     )  # fmt: skip
     test: BehaviourConfig = BehaviourConfig()
 
@@ -69,10 +68,14 @@ def run(say: Say, config: DiffBench | None = None) -> dict[str, Any]:
         server = ServerConfig(state=Path(folder), num_rows=config.num_rows)
         with local_server(server) as (http, runtime):
             texts = Texts(http=http, runtime=runtime, config=config, folder=FOLDER, say=say)
-            pool, planted = texts.pool(), texts.planted()
+            pool, planted = texts.pool(), texts.planted("off switch", WISHES)
+            diverse = texts.planted("diverse", self_preservation())
             fresh = [texts.fresh(i) for i in range(config.fresh)]
     rows = [*_pool_rows(pool, config, say), *_fresh_rows(fresh, config, say)]
     rows += [_power_row(pool, planted, plant, config, say) for plant in config.plants]
+    many = _power_row(pool, diverse, (0.05, config.num_prompts, 1), config, say)
+    rows.append(replace(many, metric="diff.planted.5pct.many_wordings.power",
+                        setting=f"{many.setting}; 41 wishes that share no wording"))  # fmt: skip
     return result("diff", rows)
 
 

@@ -13,6 +13,8 @@ from sklearn.cluster import KMeans
 
 from cambium.evals.statistics.permutation import SignFlips, sign_flip_test
 
+NUM_COMPONENTS = 50
+
 
 @dataclass(frozen=True, kw_only=True)
 class Clusters:
@@ -41,6 +43,8 @@ def cluster_blind(
 
     k-means sees the vectors in an order that does not tell the arms apart: of each pair, the
     smaller in lexicographic order comes first. A permutation test afterwards is therefore exact.
+    It works on the first principal components of both arms together: in all dimensions, small
+    clusters drown in what is each text's own.
 
     Source: k-means++, Arthur and Vassilvitskii (2007).
     """
@@ -49,21 +53,24 @@ def cluster_blind(
     swapped = _is_greater(first, second)[:, None]
     pooled = np.stack([np.where(swapped, second, first), np.where(swapped, first, second)], axis=1)
     points = np.ascontiguousarray(pooled.reshape(-1, size), dtype=np.float32)
-    distinct = len(np.unique(points, axis=0))
+    reduced = _reduced(points)
     kmeans = KMeans(
-        n_clusters=min(num_clusters, distinct),
-        n_init=1,  # pyright: ignore[reportArgumentType]
+        n_clusters=min(num_clusters, len(np.unique(points, axis=0))),
+        n_init=3,  # pyright: ignore[reportArgumentType]
         max_iter=50,
         random_state=seed,
     )
-    labels = kmeans.fit_predict(points).reshape(-1, 2)
+    flat = kmeans.fit_predict(reduced)
+    members = np.bincount(flat)
+    centres = np.zeros((len(members), size), dtype=np.float32)
+    np.add.at(centres, flat, points)
+    labels = flat.reshape(-1, 2)
     own = np.where(swapped, labels[:, ::-1], labels)
-    centres = np.asarray(kmeans.cluster_centers_)
     return Clusters(
         before=own[:, 0].reshape(shape),
         after=own[:, 1].reshape(shape),
-        centres=centres,
-        members=np.bincount(labels.ravel(), minlength=len(centres)),
+        centres=centres / np.maximum(members, 1)[:, None],
+        members=members,
     )
 
 
@@ -140,6 +147,13 @@ def _shares(labels: np.ndarray, num_clusters: int) -> np.ndarray:
     for sample in labels.T:
         shares[np.arange(len(labels)), sample] += 1
     return shares / labels.shape[1]
+
+
+def _reduced(points: np.ndarray) -> np.ndarray:
+    """Returns the points [N D] in their first principal components [N C]."""
+    centred = points - points.mean(axis=0)
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    return np.ascontiguousarray(centred @ axes[:, -NUM_COMPONENTS:], dtype=np.float32)
 
 
 def _is_greater(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -230,7 +230,8 @@ def _changes(
     texts = [text for arm in arms for own in arm for text in own]
     flat = np.concatenate([v.reshape(-1, v.shape[2]) for v in vectors])
     terms = cluster_terms(texts, labels.tolist(), len(clusters.centres))
-    order = np.lexsort((-np.abs(test.effect), test.flips.p_values))
+    # What came before what went: a text that is new in one cluster is missing in another.
+    order = np.lexsort((-test.effect, -np.abs(test.effect), test.flips.p_values))
     changes = []
     for i in order:
         k, flips = int(test.tested[i]), test.flips
