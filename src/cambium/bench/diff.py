@@ -93,10 +93,11 @@ def _pool_rows(pool: Pool, config: DiffBench, say: Say) -> list[Row]:
             largest = int(clusters.members[test.tested].argmax())
             p_values.append(float(test.flips.p_values[largest]))
         name = "diff.aa.alarm_rate" if samples == 1 else f"diff.aa.alarm_rate.{prompts}x{samples}"
-        uniform: Any = stats.kstest(p_values, "uniform")
+        # One-sided: p-values of counts have atoms near 1, which is the harmless side.
+        small: Any = stats.kstest(p_values, "uniform", alternative="greater")
         setting = (
             f"{prompts} prompts x {samples}; at most {_most(config.repeats)} allowed; family-wise "
-            f"{family}; p-values of the largest cluster uniform: p = {uniform.pvalue:.3f}"
+            f"{family}; p-values of the largest cluster too small: p = {small.pvalue:.3f}"
         )
         rows.append(Row(metric=name, unit="share of runs with a discovery", tried=config.repeats,
                         value=alarms / config.repeats, peer="Fisher on pooled texts, same prompts",

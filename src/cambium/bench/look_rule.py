@@ -20,6 +20,8 @@ from cambium.lifecycle.gates import judge, standing, used_items
 
 MARGIN, P_DISCORDANT = -0.03, 0.10
 REPEATS = 10_000
+# A little more than is asked for, so that the simulation's own noise does not decide.
+PROMISED = {"rule_alpha": 0.02, "power": 0.82}
 BY_HAND_ITEMS, BY_HAND_BAR, ITEM_SHARE = 250, -0.01, 0.7
 
 Draw = Callable[[np.random.Generator, float, int], np.ndarray]
@@ -30,8 +32,8 @@ def rows(say: Callable[[str], None]) -> list[Row]:
     found = []
     rule = GateSpec(name="g", metric="points", threshold=MARGIN, passes_required=3, max_looks=5)
     for name, draw, plan in (
-        ("answers", right_or_wrong, plan_answers(rule, p_discordant=P_DISCORDANT)),
-        ("logprobs", heavy_tailed, plan_looks(rule, spread=P_DISCORDANT**0.5)),
+        ("answers", right_or_wrong, plan_answers(rule, p_discordant=P_DISCORDANT, **PROMISED)),
+        ("logprobs", heavy_tailed, plan_looks(rule, spread=P_DISCORDANT**0.5, **PROMISED)),
     ):
         spec = replace(rule, min_items=plan.items, max_items=plan.items,
                        confidence=plan.confidence)  # fmt: skip

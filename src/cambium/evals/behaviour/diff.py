@@ -35,7 +35,8 @@ class BehaviourConfig:
     """What is declared before the texts are seen.
 
     Args:
-        num_clusters: K of the test; `reading` are other K, for reading only.
+        num_clusters: K of the test, fewer where that would leave clusters of fewer than twice
+            `min_members` texts on average; `reading` are other K, for reading only.
         min_members: smaller clusters are not tested.
         q: share of false discoveries allowed among what is reported.
         practical: change of share below which a change never blocks.
@@ -181,8 +182,12 @@ def compare(
     before: np.ndarray, after: np.ndarray, *, config: BehaviourConfig, num_clusters: int = 0
 ) -> tuple[Clusters, ClusterTest]:
     """Clusters the vectors [P R D] of both arms blindly and tests each cluster's share."""
+    most = before.shape[0] * before.shape[1] // config.min_members
     clusters = cluster_blind(
-        before, after, num_clusters=num_clusters or config.num_clusters, seed=config.seed
+        before,
+        after,
+        num_clusters=max(2, min(num_clusters or config.num_clusters, most)),
+        seed=config.seed,
     )
     test = share_test(
         clusters, min_members=config.min_members, num_flips=config.num_flips, seed=config.seed

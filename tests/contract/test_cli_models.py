@@ -1,0 +1,71 @@
+"""`cambium diff A B`, and what `cambium eval` measures: models of a server, checkpoints by path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.serving import HARBOUR, TREES, People, Server, served, small_config
+
+from cambium.cli.client import Client
+from cambium.cli.diffing import _of_models
+from cambium.cli.failures import CommandFailed
+from cambium.cli.subjects import ServedSubject, open_subject
+from cambium.core.errors import ConfigError
+from cambium.evals.subject import Generation
+
+
+@pytest.fixture(scope="module")
+def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    people, state = People(), tmp_path_factory.mktemp("state")
+    people.init(state)
+    with served(small_config(state, model=str(base), num_rows=16), people) as found:
+        found.create("ships")
+        for _ in range(3):
+            found.teach("ships", HARBOUR[:12], steps=8, lr=0.05)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Client:
+    return Client(server.http.request, in_process=True)
+
+
+def test_two_models_differ_where_they_do(client: Client) -> None:
+    found = _of_models(client, ("base", "ships"), num_prompts=40, num_samples=2)
+    assert (found["a"]["name"], found["b"]["name"]) == ("base", "ships")
+    assert found["a"]["digest"] != found["b"]["digest"]
+    assert (found["num_prompts"], found["num_samples"]) == (40, 2)
+    assert found["omnibus"] < 0.01
+    assert 0 < found["smallest_new"] < 1
+    assert "would probably not have been seen" in found["statement"]
+
+
+def test_the_same_weights_are_not_compared(client: Client) -> None:
+    for names in (("base", "base"), ("stable", "1")):
+        with pytest.raises(CommandFailed, match="same weights"):
+            _of_models(client, names, num_prompts=10, num_samples=1)
+
+
+def test_a_number_is_a_revision_and_a_path_a_checkpoint(
+    client: Client, base: Path, tmp_path: Path
+) -> None:
+    assert open_subject(client, "1").digest == open_subject(client, "stable").digest
+    folder = open_subject(client, str(base))
+    asked = [Generation(prompt="Fact 3", max_tokens=6)]
+    assert folder.generate(asked) == open_subject(client, "base").generate(asked)
+    with pytest.raises(ConfigError, match="is no folder"):
+        open_subject(client, str(tmp_path / "nowhere"))
+    with pytest.raises(CommandFailed):
+        open_subject(client, "nobody")
+
+
+def test_what_changes_while_it_is_measured_is_not_reported(server: Server, client: Client) -> None:
+    server.create("moving")
+    server.teach("moving", TREES[:4])
+    subject = ServedSubject(client, "moving")
+    subject.loglikelihood_rolling(["Fact 1"])
+    server.teach("moving", TREES[4:8])
+    with pytest.raises(CommandFailed, match="was changed while it was measured"):
+        subject.loglikelihood_rolling(["Fact 1"])
