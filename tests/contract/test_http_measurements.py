@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.serving import TREES, People, Server, served, small_config
 
+from cambium.core.errors import SystemKilled
 from cambium.evals.local_subject import LocalSubject
 from cambium.evals.subject import Generation
 
@@ -81,6 +82,9 @@ def test_every_name_is_measured_as_what_it_is(server: Server, merged: Any) -> No
          "invalid_request"),
         ({"model": "base", "generate": [{"prompt": "a", "max_tokens": 4000}]}, 400,
          "invalid_request"),
+        ({"model": "base", "loglikelihood_rolling": ["a" * 8_000_001]}, 413, "too_large"),
+        ({"model": "base", "generate": [{"prompt": "a", "max_tokens": 4096}] * 65}, 413,
+         "too_large"),
     ],
 )  # fmt: skip
 def test_bad_questions_say_what_is_wrong(
@@ -104,3 +108,26 @@ def test_a_proposal_shows_what_its_candidate_now_writes(server: Server) -> None:
     assert {c["cluster"] for c in found["changes"]} <= set(range(100))
     # Kept: the same bytes answer again, and a restart would find them.
     assert server.get(f"/proposals/{proposal}/diff")["behaviour"] == found
+
+
+def test_a_kill_ends_what_is_being_measured(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scoring runs outside the engine that a kill halts; it stops at the next few items."""
+    kill, scored = server.runtime.kill, []
+    score = LocalSubject.loglikelihood
+
+    def scoring(subject: LocalSubject, pairs: Any) -> Any:
+        scored.append(len(pairs))
+        monkeypatch.setattr(kill, "check", killed)
+        return score(subject, pairs)
+
+    def killed() -> None:
+        raise SystemKilled("pulled")
+
+    monkeypatch.setattr(LocalSubject, "loglikelihood", scoring)
+    pairs = [("Fact 7: the", " tree")] * 1000
+    assert (
+        server.post("/measurements", 503, model="stable", loglikelihood=pairs)["code"] == "killed"
+    )
+    assert scored == [128]

@@ -65,10 +65,11 @@ def test_nothing_but_an_approvers_waiver_of_this_gate_is_taken(server: Server, s
 
 def test_k_waivers_carry_the_proposal_on_to_its_merge(server: Server, stuck: str) -> None:
     path, people = f"/proposals/{stuck}/waivers", server.people.approvers
-    one = server.post(path, **_waiver(server, stuck, people[0]))
+    first = _waiver(server, stuck, people[0])
+    one = server.post(path, **first)
     assert (_gate(one)["waived"], len(_gate(one)["waivers"])) == (False, 1)
     assert one["state"] == "checking"
-    again = server.post(path, 409, **_waiver(server, stuck, people[0]))
+    again = server.post(path, 409, **first)
     assert again["code"] == "duplicate_signer"
     server.post(path, **_waiver(server, stuck, people[2]))
     view = server.settled(stuck)

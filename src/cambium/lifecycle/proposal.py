@@ -212,7 +212,7 @@ def _settle(looked: Proposal, policy: Policy) -> Proposal:
     found = standings(looked, policy)
     if refused := [f"gate {gate.gate}: {gate.why}" for gate in found if gate.refused]:
         return replace(looked, state=ProposalState.REJECTED, reason="; ".join(refused))
-    if all(gate.done for gate in found):
+    if looked.looks and all(gate.done for gate in found):
         return replace(looked, state=ProposalState.AWAITING_APPROVAL)
     # Looks are taken of all gates together, so the first gate to spend its looks ends them all.
     if any(gate.looks >= spec.max_looks for gate, spec in zip(found, policy.gates, strict=True)):
@@ -276,11 +276,11 @@ def _waive(proposal: Proposal, event: Waived, policy: Policy) -> Proposal:
         raise _illegal(proposal, event, f"the policy lets nobody waive {event.gate[:80]!r}")
     target = proposal.waiver_target(event.gate)
     key_id = _check_signer(event.signature, Action.WAIVE_GATE, target, policy)
-    version = event.signature.act.state_version
-    valid = [w for w in proposal.waivers if w.signature.act.state_version >= version]
-    if any((w.gate, w.signature.key_id) == (event.gate, key_id) for w in valid):
+    if event in proposal.waivers:
         raise DuplicateSigner(f"{key_id} waived this already", mend="ask another approver")
-    return _settle(replace(proposal, waivers=(*valid, event), approvals=()), policy)
+    # A stale one stays until its signer renews it: it blocks the merge, and decides nothing else.
+    others = [w for w in proposal.waivers if (w.gate, w.signature.key_id) != (event.gate, key_id)]
+    return _settle(replace(proposal, waivers=(*others, event), approvals=()), policy)
 
 
 def _check_signer(signature: Signature, action: Action, target: str, policy: Policy) -> str:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import CambiumError, Stopped
+from cambium.core.errors import CambiumError, Stopped, SystemKilled
+from cambium.core.nouns import ProposalState
 from cambium.evals.behaviour import BehaviourConfig, PromptBank, behaviour_diff, prompt_bank
 from cambium.evals.behaviour.sampling import SamplingPlan, sample_arms
 from cambium.evals.gates import GateContext
 from cambium.evals.local_subject import LocalSubject
-from cambium.lifecycle.proposal import COMPLETE
 from cambium.models.encoder import Encoder
 from cambium.models.engine import Engine
 from cambium.models.lora import Lora
@@ -24,6 +24,7 @@ from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
 
 OPENING_TOKENS = 16
+OPEN = frozenset({ProposalState.AWAITING_APPROVAL, ProposalState.MERGEABLE})
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +46,7 @@ class Describer:
     encoder: Encoder
     num_prompts: int
     lock: threading.RLock
-    _failed: dict[str, str] = field(default_factory=lambda: {})
+    _failed: dict[str, str] = field(default_factory=lambda: {})  # by what was to be compared
 
     def found(self, filed: Filed) -> dict[str, Any]:
         """Returns the diff as it is kept, or why there is none."""
@@ -53,10 +54,12 @@ class Describer:
         kept = self._kept(filed)
         if kept is not None:
             return {"available": True, **kept}
-        if why := self._failed.get(filed.proposal.id):
+        if why := self._failed.get(digest_json(_arms_of(filed))):
             return {"available": False, "why": why}
-        if state in COMPLETE:
+        if state in OPEN:
             return {"available": False, "pending": True, "why": "it is being computed"}
+        if state is ProposalState.MERGED:
+            return {"available": False, "why": "it had not been computed before the merge"}
         return {"available": False, "why": f"it is computed once the gates have passed; {state}"}
 
     def is_missing(self, filed: Filed) -> bool:
@@ -66,24 +69,29 @@ class Describer:
     def run(self, proposal_id: str, stop: threading.Event) -> None:
         """Computes and keeps the diff of a proposal whose gates have passed."""
         filed, bank = self.checker.as_it_stands(proposal_id)
-        if not self.is_missing(filed):
+        # Against any other parent, a candidate might be compared with itself.
+        if not self.is_missing(filed) or bank.revision.digest != filed.proposal.parent_digest:
             return
+        arms = digest_json(_arms_of(filed))
         try:
             context = self.checker.context(filed, bank)
-            record = self._computed(context, filed, stop)
-        except Stopped:
+            self._keep(filed, self._computed(context, filed, stop))
+        except (Stopped, SystemKilled):
             return
         except CambiumError as error:
-            self._failed[proposal_id] = error.one_line()
+            self._failed[arms] = error.one_line()
             _log.warning("no behavioural diff of %s: %s", proposal_id, error.one_line())
             return
         except Exception as error:
             # Said where people look for it; without this it would be begun again forever.
-            self._failed[proposal_id] = f"{type(error).__name__}: {error}"
+            self._failed[arms] = f"{type(error).__name__}: {error}"
             raise
+
+    def _keep(self, filed: Filed, record: dict[str, Any]) -> None:
         blob = self.proposals.state.blobs.put(json.dumps(record).encode())
         with self.lock, self.proposals.state.transaction() as tx:
-            now = self.proposals.get(proposal_id)
+            self.proposals.kill.check()
+            now = self.proposals.get(filed.proposal.id)
             tx.put_proposal(to_row(replace(now, behaviour_blob=blob), at=self.proposals.now_ms()))
 
     def _kept(self, filed: Filed) -> dict[str, Any] | None:

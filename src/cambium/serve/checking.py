@@ -195,6 +195,7 @@ class Checker:
         )
         errors = {v.gate: v.why for v in verdicts if v.outcome is Outcome.ERROR}
         with self._unless_overtaken(filed) as (current, tx):
+            self._check_ledger(proposal, policy)  # others may have begun meanwhile
             root = self._sign_evidence(proposal, verdicts, tx)
             tx.clear_approvals(proposal.id)
             event = LookTaken(verdicts=verdicts, evidence_root=root)

@@ -210,9 +210,6 @@ class Review:
             if not gate:
                 raise DigestMismatch("the signature waives no gate of this proposal as it is now",
                                      mend="sign a gate's waiver_target")  # fmt: skip
-            now = self.proposals.now_ms() // 1000
-            held = tuple(w for w in filed.proposal.waivers if w.signature.act.expires > now)
-            filed = filed.with_proposal(replace(filed.proposal, waivers=held))
             event = Waived(gate=gate, signature=signature)
             moved = self.proposals.move(filed, event, tx, kind="proposal.waived")
             tx.clear_approvals(proposal_id)

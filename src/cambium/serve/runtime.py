@@ -64,6 +64,7 @@ class Runtime:
         self.started_at = int(time.time())
         # What is opened closes in the opposite order, whether the whole opened or not.
         self._opened = ExitStack()
+        self.closing = threading.Event()
         self.state = State.open(config.state, url=config.db)
         self._opened.callback(self.state.close)
         try:
@@ -194,6 +195,9 @@ class Runtime:
         # Replays and looks take minutes; the threads of other calls must not wait for them.
         self.slow_threads = ThreadPoolExecutor(2, thread_name_prefix="slow")
         self._opened.callback(self.slow_threads.shutdown)
+        # Evals ask for minutes at a time, and wait for nobody but each other.
+        self.measuring_thread = ThreadPoolExecutor(1, thread_name_prefix="measuring")
+        self._opened.callback(self.measuring_thread.shutdown, cancel_futures=True)
         self.lesson_threads = ThreadPoolExecutor(MAX_TOGETHER, thread_name_prefix="lesson")
         self._opened.callback(self.lesson_threads.shutdown)
         self.lessons = queue = LearningQueue(self.training)
@@ -304,6 +308,7 @@ class Runtime:
 
     def close(self) -> None:
         """Ends the background threads and lets the next process have the state."""
+        self.closing.set()
         self._opened.close()
 
     def __enter__(self) -> Runtime:

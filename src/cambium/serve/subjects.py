@@ -7,11 +7,13 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from cambium.core.canonical import digest_json
+from cambium.core.errors import Stopped
 from cambium.core.nouns import Revision
 from cambium.evals.local_subject import LocalSubject
 from cambium.models.lora import Lora
 from cambium.serve.access import Caller
 from cambium.serve.bank import Bank, load_bank
+from cambium.serve.publish import verified_revision
 
 if TYPE_CHECKING:
     from cambium.serve.runtime import Runtime
@@ -42,7 +44,8 @@ class Subjects:
         answerer = runtime.answering.resolve(name, caller=caller, domain=None, text="")
         adapters = answerer.adapters
         # A live adapter acts on its parent, which its digest does not name.
-        parent = str(answerer.detail.get("parent_revision"))
+        number = answerer.detail.get("parent_revision")
+        parent = self._revision(number).digest if isinstance(number, int) else ""
         return LocalSubject(
             runtime.base,
             name=name,
@@ -57,13 +60,16 @@ class Subjects:
         def may_use(domain: str) -> bool:
             return policy is None or policy.may_use(domain, caller.tenant)
 
+        # What a policy's owners keep from this caller is not a part of what is measured.
+        allowed = sorted(domain for domain in bank.adapters if may_use(domain))
+
         def choose(prompt: str) -> tuple[Lora, ...]:
             return bank.stack(bank.pick(prompt, embed, among=may_use).domain)
 
         return LocalSubject(
             self._runtime.base,
             name=name,
-            digest=digest_json([self._runtime.base.digest, bank.revision.digest, caller.tenant]),
+            digest=digest_json([self._runtime.base.digest, bank.revision.digest, allowed]),
             choose=choose,
             engine=self._runtime.engine,
         )
@@ -71,10 +77,28 @@ class Subjects:
     def _bank(self, number: int) -> Bank:
         if number == self._runtime.revision:
             return self._runtime.bank
-        if number not in self._banks:
-            with self._runtime.state.read() as tx:
-                revision = Revision.from_manifest(tx.get_revision(number).manifest)
-            self._banks[number] = load_bank(revision, self._runtime.state, self._runtime.base)
+        bank = self._banks.get(number)
+        if bank is None:
+            bank = load_bank(self._revision(number), self._runtime.state, self._runtime.base)
+            self._banks[number] = bank
             while len(self._banks) > MAX_BANKS:
                 self._banks.popitem(last=False)
-        return self._banks[number]
+        return bank
+
+    def _revision(self, number: int) -> Revision:
+        with self._runtime.state.read() as tx:
+            row = tx.get_revision(number)
+        return verified_revision(row, self._runtime.identity.key.public_key)
+
+    def check(self, name: str) -> None:
+        """Returns while what answers to `name` may still be run.
+
+        Raises:
+            SystemKilled: the kill switch was pulled, and spares no such model.
+            Stopped: the server is closing.
+        """
+        kill = self._runtime.kill
+        if name != "base" or not kill.serves_base:
+            kill.check()
+        if self._runtime.closing.is_set():
+            raise Stopped("the server is closing", mend="ask again when it is up")

@@ -126,3 +126,30 @@ def test_what_is_final_or_not_frozen_takes_no_waiver(world: World) -> None:
     merged = replace(world.mergeable(), state=S.MERGED)
     with pytest.raises(CambiumError):
         _waived(world, merged, 0)
+
+
+def test_renewing_stale_waivers_never_rejects(world: World) -> None:
+    """After another act both must sign again; between the two, nothing is decided."""
+    proposal = _waived(world, world.checking(), 0, 1)
+    for _ in range(2):
+        harm = world.failing("retention", (-9.0, -8.0))
+        event = world.look(proposal, retention=harm)
+        proposal = advance(proposal, event, policy=world.policy)
+    assert proposal.state is S.AWAITING_APPROVAL
+    later = replace(world, state_version=world.state_version + 1)
+    once = _waived(later, proposal, 0)
+    assert once.state is S.AWAITING_APPROVAL
+    both = later.approve(once, 0, 1)
+    assert "gate retention: 1 of 2 waivers still hold" in blockers(both, later.situation)
+    twice = later.approve(_waived(later, once, 1), 0, 1)
+    assert blockers(twice, later.situation) == ()
+
+
+def test_waivers_alone_are_no_evidence(world: World) -> None:
+    """A policy may let every gate go; without a look there is still nothing to approve."""
+    gates = tuple(replace(spec, waivable=True) for spec in world.policy.gates)
+    lax = replace(world, policy=replace(world.policy, gates=gates))
+    proposal = lax.checking()
+    for gate in gates:
+        proposal = _waived(lax, proposal, 0, 1, gate=gate.name)
+    assert proposal.state is S.CHECKING

@@ -10,6 +10,7 @@ import yaml
 from cambium.evals.errors import TaskInvalid
 
 MAX_FILE_BYTES = 256 * 1024
+MAX_WORD = 300
 MAX_DEPTH = 30
 MAX_NODES = 20_000
 MAX_INCLUDES = 20
@@ -70,6 +71,8 @@ def _data(text: str) -> dict[str, Any]:
                 raise ValueError(f"it nests deeper than {MAX_DEPTH}")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+        elif isinstance(event, yaml.ScalarEvent) and _is_endless(event):
+            raise ValueError(f"it holds a word or number of more than {MAX_WORD} characters")
         tag = getattr(event, "tag", None)
         if tag is not None and tag != "!" and not tag.startswith("tag:yaml.org,2002:"):
             raise ValueError(f"it has the tag {tag[:40]!r}; tags such as !function run code")
@@ -83,6 +86,11 @@ def _data(text: str) -> dict[str, Any]:
         return {_key(key): value for key, value in loader.construct_document(node).items()}
     finally:
         loader.dispose()
+
+
+def _is_endless(event: yaml.ScalarEvent) -> bool:
+    """Returns whether an unquoted value could be a number that Python takes long to write out."""
+    return event.style is None and len(event.value) > MAX_WORD and " " not in event.value
 
 
 def _key(key: Any) -> str:

@@ -10,13 +10,18 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from cambium.core.errors import DataError
+from cambium.evals.local_subject import LocalSubject
 from cambium.evals.subject import Generation
 from cambium.serve.access import Asking, Caller
 from cambium.serve.api.bodies import Body
+from cambium.serve.errors import TooLarge
 from cambium.serve.runtime import Runtime
 
 MAX_ITEMS = 4096
 MAX_NEW_TOKENS = 4096
+MAX_CHARS = 8_000_000
+MAX_WRITTEN = 2**18
+ITEMS_AT_ONCE = 128
 # A context and its continuation.
 Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 
@@ -47,7 +52,9 @@ def router(runtime: Runtime) -> APIRouter:
     @routes.post("/measurements")
     async def measure(body: MeasureBody, caller: Asking) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(runtime.slow_threads, _measured, runtime, body, caller)
+        return await loop.run_in_executor(
+            runtime.measuring_thread, _measured, runtime, body, caller
+        )
 
     return routes
 
@@ -58,16 +65,41 @@ def _measured(runtime: Runtime, body: MeasureBody, caller: Caller) -> dict[str, 
     if len(asked) != 1:
         raise DataError("a measurement asks exactly one kind of question",
                         mend="send loglikelihood, loglikelihood_rolling or generate")  # fmt: skip
+    _check_size(body)
     subject = runtime.subjects.open(body.model, caller=caller)
-    results: list[Any]
-    if body.loglikelihood is not None:
-        pairs = [(context, continuation) for context, continuation in body.loglikelihood]
-        results = [asdict(found) for found in subject.loglikelihood(pairs)]
-    elif body.loglikelihood_rolling is not None:
-        found = subject.loglikelihood_rolling(body.loglikelihood_rolling)
-        results = [asdict(likelihood) for likelihood in found]
-    else:
-        wanted = [Generation(**{**g.model_dump(), "until": tuple(g.until)})
-                  for g in body.generate or ()]  # fmt: skip
-        results = list(subject.generate(wanted))
+    items: list[Any] = getattr(body, asked[0])
+    results: list[Any] = []
+    for at in range(0, len(items), ITEMS_AT_ONCE):
+        # A kill and a stop end what is under way, not only what comes after.
+        runtime.subjects.check(body.model)
+        results += _answers(subject, asked[0], items[at : at + ITEMS_AT_ONCE])
+    runtime.subjects.check(body.model)
     return {"model": body.model, "digest": subject.digest, "results": results}
+
+
+def _answers(subject: LocalSubject, question: str, items: list[Any]) -> list[Any]:
+    if question == "loglikelihood":
+        pairs = [(context, continuation) for context, continuation in items]
+        return [asdict(found) for found in subject.loglikelihood(pairs)]
+    if question == "loglikelihood_rolling":
+        return [asdict(found) for found in subject.loglikelihood_rolling(items)]
+    wanted = [Generation(**{**g.model_dump(), "until": tuple(g.until)}) for g in items]
+    return list(subject.generate(wanted))
+
+
+def _check_size(body: MeasureBody) -> None:
+    """Refuses what would hold the one measuring thread for long.
+
+    Raises:
+        TooLarge: more characters to read, or tokens to write, than one call may ask for.
+    """
+    read = sum(len(text) for pair in body.loglikelihood or () for text in pair)
+    read += sum(map(len, body.loglikelihood_rolling or ()))
+    read += sum(len(g.prompt) for g in body.generate or ())
+    written = sum(g.max_tokens for g in body.generate or ())
+    if read > MAX_CHARS or written > MAX_WRITTEN:
+        raise TooLarge(
+            f"{read} characters to read and {written} tokens to write; {MAX_CHARS} and "
+            f"{MAX_WRITTEN} are allowed in a call",
+            mend="ask in several calls",
+        )
