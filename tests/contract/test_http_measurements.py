@@ -21,7 +21,7 @@ PAIRS = [("Fact 7: the", " tree grows"), ("", "Fact 7"), ("Log 3: ship", " numbe
 def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     people, state = People(), tmp_path_factory.mktemp("state")
     people.init(state)
-    with served(small_config(state, model=str(base)), people) as found:
+    with served(small_config(state, model=str(base), num_diff_prompts=12), people) as found:
         yield found
 
 

@@ -56,6 +56,8 @@ class Describer:
             return {"available": True, **kept}
         if why := self._failed.get(digest_json(_arms_of(filed))):
             return {"available": False, "why": why}
+        if not self.num_prompts:
+            return {"available": False, "why": "this server is set up to compute none"}
         if state in OPEN:
             return {"available": False, "pending": True, "why": "it is being computed"}
         if state is ProposalState.MERGED:

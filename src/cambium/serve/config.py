@@ -23,7 +23,7 @@ class ServerConfig:
         max_body_bytes: larger requests are refused unread.
         num_replay_anchors, num_retention_anchors: texts the parent writes for consolidation and
             for the retention gate; `anchor_tokens` long each.
-        num_diff_prompts: of the fixed bank, for the behavioural diff of a proposal.
+        num_diff_prompts: of the bank, for the behavioural diff of a proposal; 0 computes none.
         in_process: requests come from this very process, whose user holds the state's files and
             needs no token. Never with a socket.
         num_threads: that a pass runs on; None for torch's own choice.
