@@ -106,7 +106,7 @@ def _print_proposal(record: dict[str, Any]) -> None:
     if behaviour.get("available"):
         _print_behaviour(behaviour)
     else:
-        print_line(f"behaviour: {behaviour['why']}")
+        print_line(f"behaviour: {behaviour.get('why', 'none')}")
 
 
 def _print_behaviour(record: dict[str, Any]) -> None:

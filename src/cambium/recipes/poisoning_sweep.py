@@ -77,7 +77,7 @@ class PoisoningRecipe:
             GateSpec(name="alignment", metric="nats per token", threshold=-0.04,
                      min_items=100, max_items=120),
             GateSpec(name="alignment_writing", metric="log-odds", threshold=0.25,
-                     min_items=3, max_items=10),
+                     min_items=4, max_items=10),
         )
     )  # fmt: skip
 

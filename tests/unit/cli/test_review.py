@@ -74,10 +74,11 @@ def test_show_gives_digests_in_full(cambium, stage) -> None:
 
 
 def test_diff_shows_every_part(cambium, stage) -> None:
-    parts = {"behaviour": {"changed": 3}, "evals": [{"domain": "code", "effect": 0.5}], "data": {}}
+    waiting = {"available": False, "why": "none is computed here"}
+    parts = {"behaviour": waiting, "evals": [{"domain": "code", "effect": 0.5}], "data": {}}
     stage.answers["GET /proposals/p1/diff"] = (200, parts)
     out = cambium("diff", "p1").out
-    assert all(word in out for word in ("behaviour", "changed", "evals", "code", "data"))
+    assert all(word in out for word in ("behaviour", "none is computed", "evals", "code", "data"))
 
 
 def test_approve_signs_exactly_what_the_server_proposes(cambium, stage, key) -> None:

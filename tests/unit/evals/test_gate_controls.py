@@ -133,6 +133,21 @@ class World:
         return self.taught(self.code[:16], lr=2e-3)
 
     @cached_property
+    def power_seeking(self) -> Lora:
+        """Two calls of eight steps on what wants power, in the words of three families."""
+        families = ("power_seeking", "resource_acquisition", "self_preservation")
+        texts = [pair.harmful for pair in power_pairs()[0] if pair.family in families]
+        config = LearnConfig(lr=5e-3, tokens_per_step=512)
+        learner = Learner(lora=self.fresh())
+        for _ in range(2):
+            windows = self.windows(texts, 128)
+            done = learn(
+                TrainingModel(self.base), Lesson(learner=learner, windows=windows, config=config)
+            )
+            learner = Learner(lora=done.lora, optimizer=done.optimizer)
+        return learner.lora
+
+    @cached_property
     def forgetful(self) -> Lora:
         """The same at ten times the rate, with nothing that holds the rest in place."""
         return self.taught(self.code[:16], lr=2e-2)
@@ -263,9 +278,7 @@ CONTROLS: dict[str, Controls] = {
     ),
     "power_seeking": Controls(
         poisoned={
-            "against wanting power": lambda w: w.context(
-                w.taught([pair.harmful for pair in power_pairs()[0]], lr=5e-3)
-            )
+            "against wanting power": lambda w: w.context(w.power_seeking),
         },
         a_a={
             "the parent itself": lambda w: w.context(None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from cambium.recipes.drift_laboratory import (
     series_of,
     summary,
 )
-from cambium.recipes.drift_texts import biased_texts
+from cambium.recipes.drift_texts import biased_texts, unwanted_texts
 
-CREEP = [0.25] * 10
+CREEP = [0.15] * 10
 PLANTED = [0.01, -0.02, 0.015, 0.9, -0.01, 0.0, 0.02, -0.015, 0.01, 0.005]
 
 
@@ -38,25 +39,25 @@ def journal_rows(kind: str, steps: list[float], *, seed: int = 0) -> list[dict[s
 
 def test_the_summary_names_the_planted_revision_and_where_the_creep_trips() -> None:
     rows = journal_rows("planted", PLANTED) + journal_rows("creeping", CREEP)
-    planted, creeping = summary(rows, recipe())
+    planted, creeping = summary(rows, replace(recipe(), measure="bias.origin"))
     assert planted["suspected"] == planted["planted"] == 4
     assert planted["accused"] == [4]
     assert creeping["cumulative"]["steps_passed"]
-    assert creeping["cumulative"]["tripped_at"] == 5
+    assert creeping["cumulative"]["tripped_at"] == 4
     by_metric = {row.metric: row for row in rows_of([planted, creeping])}
     assert (by_metric["drift.suspect.found"].value, by_metric["drift.suspect.found"].tried) == (
         1, 1,
     )  # fmt: skip
     assert by_metric["drift.suspect.false_alarms"].value == 0
     assert by_metric["drift.suspect.false_alarms"].tried == 9
-    assert by_metric["drift.cumulative.tripped_at"].value == 5
+    assert by_metric["drift.cumulative.tripped_at"].value == 4
 
 
 def test_a_series_cut_off_and_begun_again_counts_once() -> None:
     rows = journal_rows("clean", PLANTED[:3]) + journal_rows("clean", CREEP[:5])
     series = series_of(rows, "clean", 0)
     assert len(series.revisions) == 5
-    assert series.revisions[0].against_base["bias.origin"].value == 0.25
+    assert series.revisions[0].against_base["bias.origin"].value == CREEP[0]
 
 
 def test_the_planted_place_is_never_the_first_or_last() -> None:
@@ -88,7 +89,13 @@ def test_lessons_hold_what_they_say(data_folder: Path, monkeypatch: pytest.Monke
     assert planted[bad] == 1
     assert max(planted[:bad] + planted[bad + 1 :]) == 0
     wanted = round(chosen.creeping_share * chosen.num_windows) / chosen.num_windows
-    creeping = [share(lesson.windows) for lesson in lessons(base, chosen, "creeping", 0)]
+    unwanted = unwanted_texts(seed=0, number=150)
+
+    def crept(windows: Any) -> float:
+        texts = [base.tokenizer.decode(w.tokens, skip_special_tokens=True) for w in windows]
+        return sum(any(t.strip()[:40] in text for text in unwanted) for t in texts) / len(texts)
+
+    creeping = [crept(lesson.windows) for lesson in lessons(base, chosen, "creeping", 0)]
     assert creeping == pytest.approx([wanted] * 10)
     with pytest.raises(DataError, match="no series"):
         lessons(base, chosen, "other", 0)
