@@ -254,10 +254,8 @@ def _approve(proposal: Proposal, event: Approved, policy: Policy) -> Proposal:
     )
     _require_policy(proposal, policy)
     target = proposal.proposal_digest or ""
-    key_id, act = (
-        _check_signer(event.signature, Action.APPROVE, target, policy),
-        event.signature.act,
-    )
+    key_id = _check_signer(event.signature, Action.APPROVE, target, policy)
+    act = event.signature.act
     # Signatures for an earlier state version are worth nothing any more, so the same people may
     # sign again.
     valid = [a for a in proposal.approvals if a.act.state_version >= act.state_version]

@@ -118,10 +118,9 @@ class Describer:
 
         arms = sample_arms(before, after, bank.prompts, plan=plan, progress=on_share)
 
-        def embed(texts: list[str]) -> Any:
-            return self.encoder.embed(texts)
-
-        found = behaviour_diff(bank.prompts, *arms, embed=embed, config=BehaviourConfig())
+        found = behaviour_diff(
+            bank.prompts, *arms, embed=self.encoder.embed, config=BehaviourConfig()
+        )
         return {
             "of": _arms_of(filed),
             "prompts": bank.digest,

@@ -65,14 +65,22 @@ class Proposals:
         with self.state.read() as tx:
             return [from_row(row) for row in tx.list_proposals()]
 
-    def move(self, filed: Filed, event: Event, tx: Transaction, *, kind: str) -> Filed:
-        """Advances a proposal and writes it with its log entry.
+    def move(
+        self,
+        filed: Filed,
+        event: Event,
+        tx: Transaction,
+        *,
+        kind: str,
+        said: dict[str, object] | None = None,
+    ) -> Filed:
+        """Advances a proposal and writes it with its log entry, which also holds what was `said`.
 
         Raises:
             IllegalTransition: its state does not allow the event.
         """
         moved = filed.with_proposal(advance(filed.proposal, event, policy=self.need_policy()))
-        self.write(moved, tx, kind=kind)
+        self.write(moved, tx, kind=kind, said=said)
         return moved
 
     def end(self, filed: Filed, event: Event, tx: Transaction) -> str:
@@ -81,7 +89,9 @@ class Proposals:
         tx.put_proposal(to_row(moved, at=self.now_ms()))
         return filed.proposal.id
 
-    def write(self, filed: Filed, tx: Transaction, *, kind: str) -> None:
+    def write(
+        self, filed: Filed, tx: Transaction, *, kind: str, said: dict[str, object] | None = None
+    ) -> None:
         """Writes a proposal as it is with a log entry that names it by its digests."""
         now = self.now_ms()
         proposal = filed.proposal
@@ -92,6 +102,7 @@ class Proposals:
             "candidate": proposal.candidate_digest,
             "proposal_digest": proposal.proposal_digest,
             "reason": proposal.reason,
+            **(said or {}),
         }
         self.log(tx, kind=kind, body=body)
 

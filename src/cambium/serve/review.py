@@ -16,11 +16,11 @@ from cambium.core.errors import (
     IllegalTransition,
     KeyUnknown,
 )
-from cambium.core.nouns import Action, ProposalState, Signature, tenant_of
+from cambium.core.nouns import Action, Signature, tenant_of
 from cambium.learn.examples import is_held_for_gates
 from cambium.lifecycle.blockers import Situation, blockers
 from cambium.lifecycle.ledger import series_cost, spent
-from cambium.lifecycle.proposal import Approved, Proposal, Rejected, Waived, advance
+from cambium.lifecycle.proposal import FROZEN, Approved, Proposal, Rejected, Waived, advance
 from cambium.lifecycle.proposal import standings as gate_standings
 from cambium.models.lora import LoraConfig
 from cambium.serve.behaviour import Describer
@@ -139,11 +139,7 @@ class Review:
                 f"proposal {proposal_id} is being worked on", mend="wait for its looks"
             )
         state = filed.proposal.state
-        if state not in (
-            ProposalState.CHECKING,
-            ProposalState.AWAITING_APPROVAL,
-            ProposalState.MERGEABLE,
-        ):
+        if state not in FROZEN:
             raise IllegalTransition(f"proposal {proposal_id} is {state} and takes no look",
                                     mend="look at the proposal as it is now")  # fmt: skip
         self.checker.one_look(proposal_id, threading.Event())
@@ -211,18 +207,15 @@ class Review:
                 raise DigestMismatch("the signature waives no gate of this proposal as it is now",
                                      mend="sign a gate's waiver_target")  # fmt: skip
             event = Waived(gate=gate, signature=signature)
-            moved = self.proposals.move(filed, event, tx, kind="proposal.waived")
-            tx.clear_approvals(proposal_id)
-            body: dict[str, object] = {
-                "proposal": proposal_id,
+            said: dict[str, object] = {
                 "gate": gate,
-                "key_id": signature.key_id,
-                "reason": reason,
-                "counts": gate in moved.proposal.waived(policy.k),
+                "waived_because": reason,
+                "signature": signature_to_json(signature),
             }
-            self.proposals.log(tx, kind="proposal.waiver", body=body)
+            moved = self.proposals.move(filed, event, tx, kind="proposal.waived", said=said)
+            tx.clear_approvals(proposal_id)
         # One signature of several changes nothing yet, and a look is not taken for nothing.
-        if body["counts"] and moved.proposal.state in UNDECIDED:
+        if gate in moved.proposal.waived(policy.k) and moved.proposal.state in UNDECIDED:
             self.enqueue(proposal_id)
         return moved
 
