@@ -93,7 +93,7 @@ def plan_answers(
     """Returns the plan where answers are right or wrong and this share of them differs at all.
 
     As `plan_looks`, but a look's chances are summed over all outcomes, not approximated: where
-    harm is most of what makes answers differ, Student's bound alone errs with up to 9 % for 2.5.
+    harm is most of what makes answers differ, Student's bound alone errs over twice as often.
 
     Raises:
         GateBroken: as `plan_looks`, or the margin exceeds the share that differs.

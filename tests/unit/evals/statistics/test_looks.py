@@ -185,12 +185,17 @@ def exact_look(plan: LookPlan, share: float) -> dict[str, float]:
 
 @pytest.mark.parametrize("share", [0.3, 0.1, 0.07, 0.05])
 def test_few_discordant_answers_do_not_let_harm_through(share: float) -> None:
-    """Student's bound alone would err with up to 9 % where harm alone makes answers differ."""
     plan = plan_answers(SPEC, p_discordant=share)
     rule = rule_passes(**exact_look(plan, share), passes_required=2, max_looks=5)
     assert rule == pytest.approx(plan.harmful_passes, abs=1e-9)
     assert rule <= 0.025
     assert plan.harmless_passes >= 0.8
+
+
+def test_students_bound_alone_errs_over_twice_as_often_as_it_promises() -> None:
+    """Where harm alone makes answers differ; the reason why answers have a plan of their own."""
+    plan = plan_looks(SPEC, spread=math.sqrt(0.05))
+    assert rule_passes(**exact_look(plan, 0.05), passes_required=2, max_looks=5) > 2 * 0.025
 
 
 @pytest.mark.parametrize(
