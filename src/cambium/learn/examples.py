@@ -27,13 +27,8 @@ class Example:
 
     @property
     def digest(self) -> str:
-        """Returns the digest of the content; it decides whether the gates keep this document."""
+        """Returns the digest of the content, by whose hash the gates keep some documents."""
         return digest_json(dict(self.content))
-
-    @property
-    def held_for_gates(self) -> bool:
-        """Returns whether this document belongs to the fifth that consolidation never sees."""
-        return is_held_for_gates(self.digest)
 
     @property
     def accepted(self) -> Example:
@@ -69,9 +64,16 @@ class Window:
         return len(self.tokens) + len(self.rejected)
 
 
-def is_held_for_gates(digest: str) -> bool:
-    """Returns whether the document of this digest is kept for the gates: one in five."""
-    return int(digest[7:15], 16) % 5 == 0
+def kept_for_gates(digests: Sequence[str], *, at_least: int) -> frozenset[str]:
+    """Returns which documents of these digests the gates keep and consolidation never sees.
+
+    One in five by hash. Where those are fewer than `at_least`, which is what the gates need, the
+    next by hash are kept too, but never over a third of all: so a small set of documents can be
+    judged, and most of it is still learned.
+    """
+    ranked = sorted(set(digests), key=lambda digest: (int(digest[7:15], 16) % 5, digest))
+    fifth = sum(int(digest[7:15], 16) % 5 == 0 for digest in ranked)
+    return frozenset(ranked[: min(max(fifth, at_least), len(ranked) // 3)])
 
 
 def parse_example(raw: object) -> Example:

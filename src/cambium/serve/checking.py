@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -289,25 +289,24 @@ class Checker:
 
     def _inputs(self, filed: Filed) -> Inputs:
         proposal = filed.proposal
-        trained, kept = self._consolidator.split(self._read(filed.provenance["examples"]))
+        fed: list[dict[str, Any]] = filed.provenance["examples"]
         others: list[Example] = []
         for other in self._proposals.all():
             merged = other.proposal
             if merged.state is ProposalState.MERGED and merged.domain != proposal.domain:
-                held = self._read(other.provenance["examples"])
-                others += [e for e in held if e.held_for_gates]
+                others += self._read(e for e in other.provenance["examples"] if e["kept"])
         lora = filed.provenance["lora"]
         return Inputs(
             config=LoraConfig(r=lora["r"], lora_alpha=lora["lora_alpha"],
                               target_modules=tuple(lora["target_modules"])),
             domain=proposal.domain,
-            trained=trained,
-            kept=kept,
+            trained=self._read(e for e in fed if not e["kept"]),
+            kept=self._read(e for e in fed if e["kept"]),
             others=others,
             seed=int(proposal.provenance_digest[7:15], 16),
         )  # fmt: skip
 
-    def _read(self, examples: Sequence[dict[str, str]]) -> list[Example]:
+    def _read(self, examples: Iterable[dict[str, Any]]) -> list[Example]:
         blobs = self._proposals.state.blobs
         return [parse_example(json.loads(blobs.get(e["blob"]))) for e in examples]
 

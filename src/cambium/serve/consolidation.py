@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 
 from cambium.core.canonical import digest_bytes
-from cambium.core.errors import CambiumError, DataError, Stopped
+from cambium.core.errors import CambiumError, Stopped
 from cambium.core.evidence import GateSpec, Measurement
 from cambium.evals.gates import GATES, GateContext
 from cambium.evals.gates.context import ScoredText
@@ -78,20 +78,6 @@ class Consolidator:
     anchor_tokens: int
     config: ConsolidateConfig = field(default_factory=ConsolidateConfig)
     _known: dict[str, dict[str, float]] = field(default_factory=lambda: {})
-
-    def split(self, examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-        """Returns the examples to train on and those kept for the gates.
-
-        Raises:
-            DataError: nothing is left to train on.
-        """
-        trained = [e for e in examples if not e.held_for_gates]
-        kept = [e for e in examples if e.held_for_gates]
-        if not trained:
-            raise DataError(
-                "no document is left to consolidate from", mend="feed more, with consent"
-            )
-        return trained, kept
 
     def anchors(
         self, bank: Bank, stored: str | None, progress: Callable[[float], None]

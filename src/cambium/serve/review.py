@@ -17,7 +17,8 @@ from cambium.core.errors import (
     KeyUnknown,
 )
 from cambium.core.nouns import Action, Signature, tenant_of
-from cambium.learn.examples import is_held_for_gates
+from cambium.evals.gates import documents_needed
+from cambium.learn.examples import kept_for_gates
 from cambium.lifecycle.blockers import Situation, blockers
 from cambium.lifecycle.ledger import series_cost, spent
 from cambium.lifecycle.proposal import FROZEN, Approved, Proposal, Rejected, Waived, advance
@@ -88,7 +89,8 @@ class Review:
             )
         now = self.proposals.now_ms()
         self.proposals.attest(measurement=record.digest)
-        provenance = _provenance(examples, steps, live.lora.config)
+        kept = kept_for_gates([e.digest for e in examples], at_least=documents_needed(policy.gates))
+        provenance = _provenance(examples, steps, live.lora.config, kept)
         with self._lock, self.proposals.state.transaction() as tx:
             head = self._published.bank.revision  # under the lock no release can pass it by
             proposal = Proposal(
@@ -349,7 +351,10 @@ def _gate_views(proposal: Proposal, filed: Filed, situation: Situation) -> list[
 
 
 def _provenance(
-    examples: Sequence[ExampleRecord], steps: Sequence[LearnRecord], lora: LoraConfig
+    examples: Sequence[ExampleRecord],
+    steps: Sequence[LearnRecord],
+    lora: LoraConfig,
+    kept: frozenset[str],
 ) -> dict[str, Any]:
     return {
         "examples": [
@@ -359,10 +364,11 @@ def _provenance(
                 "kind": e.kind,
                 "source": e.source,
                 "consent": e.consent,
+                "kept": e.digest in kept,
             }
             for e in examples
         ],
-        "kept_for_gates": sum(is_held_for_gates(e.digest) for e in examples),
+        "kept_for_gates": len(kept),
         "learning": [
             {
                 "before": s.digest_before,

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cambium.core.canonical import digest_json
 from cambium.core.errors import DataError
 from cambium.learn.examples import (
-    Example,
     Window,
     cut_windows,
     encode_example,
-    is_held_for_gates,
+    kept_for_gates,
     parse_example,
 )
 from cambium.models.chat import encode_document, encode_text
@@ -127,13 +127,27 @@ def test_what_cannot_be_learned_is_refused(tokenizer: Any) -> None:
         encode_example(tokenizer, parse_example({"messages": robot}), 64)
 
 
+def documents(number: int) -> list[str]:
+    return [digest_json({"text": f"document {i}"}) for i in range(number)]
+
+
 def test_one_document_in_five_is_kept_for_the_gates() -> None:
-    examples = [Example(kind="text", content={"text": f"document {i}"}) for i in range(2000)]
-    kept = [e for e in examples if e.held_for_gates]
+    many = documents(2000)
+    kept = kept_for_gates(many, at_least=12)
     assert 340 < len(kept) < 460
-    assert all(is_held_for_gates(e.digest) for e in kept)
-    again = parse_example({"text": kept[0].content["text"]})
-    assert again.digest == kept[0].digest and again.held_for_gates
+    # The same documents in another order, with others beside them: each keeps its part.
+    assert kept_for_gates(many[::-1] * 2, at_least=12) == kept
+    assert kept_for_gates(many[:1000], at_least=12) == kept & set(many[:1000])
+
+
+@given(number=st.integers(0, 90), at_least=st.integers(0, 40))
+def test_the_gates_keep_what_they_need_and_most_is_learned(number: int, at_least: int) -> None:
+    fed = documents(number)
+    kept = kept_for_gates(fed, at_least=at_least)
+    assert kept <= set(fed) and len(kept) <= number // 3
+    assert len(kept) >= min(at_least, number // 3)
+    # Asked for more, it keeps those and others.
+    assert kept <= kept_for_gates(fed, at_least=at_least + 1)
 
 
 def test_all_text_of_an_example_is_its_text(tokenizer: Any) -> None:
