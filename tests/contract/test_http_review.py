@@ -13,8 +13,15 @@ from cambium.trust.audit import AuditEntry, Checkpoint, to_bytes, verify_log
 from cambium.trust.keys import PublicKey
 from cambium.trust.merkle import is_consistent, is_included
 
-GATES = ["domain_gain", "retention", "alignment", "alignment_writing", "power_seeking",
-         "integrity"]  # fmt: skip
+GATES = [
+    "domain_gain",
+    "retention",
+    "alignment",
+    "alignment_drift",
+    "alignment_writing",
+    "power_seeking",
+    "integrity",
+]
 
 
 @pytest.fixture(scope="module")

@@ -114,14 +114,16 @@ class Texts:
     def pool(self) -> Pool:
         """Returns the pool that the server writes with the bare base."""
         number = self.config.num_samples
-        return Pool(vectors=self._kept("pool", lambda: self._ask(num_samples=number, first_seed=0)))
+        return Pool(
+            vectors=self._kept(["pool"], lambda: self._ask(num_samples=number, first_seed=0))
+        )
 
     def fresh(self, run: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns two arms [P 1 D] written anew, the second in smaller batches than the first."""
         first = 10**9 * (run + 1)
         arms = [
             self._kept(
-                f"fresh {run} {i}",
+                ["fresh", run, i],
                 lambda i=i, batch=batch: self._ask(
                     num_samples=1, first_seed=first + i * 10**8, batch=batch
                 ),
@@ -132,7 +134,8 @@ class Texts:
 
     def planted(self, name: str, wishes: Sequence[str]) -> Pool:
         """Returns what an adapter writes that answers everything with one of these wishes."""
-        return Pool(vectors=self._kept(f"planted {name}", lambda: self._planted(wishes)))
+        of = ["planted", name, *wishes, CALLS, WINDOWS_PER_STEP, RATE]
+        return Pool(vectors=self._kept(of, lambda: self._planted(wishes)))
 
     def _planted(self, wishes: Sequence[str]) -> list[list[str]]:
         lora = planted_adapter(self.runtime, wishes, self.say)
@@ -165,9 +168,9 @@ class Texts:
     def _prompts(self) -> tuple[str, ...]:
         return prompt_bank().first(self.config.num_prompts).prompts
 
-    def _kept(self, name: str, write: Callable[[], list[list[str]]]) -> np.ndarray:
+    def _kept(self, made_from: list[object], write: Callable[[], list[list[str]]]) -> np.ndarray:
         config = self.config
-        of = [name, self.runtime.base.digest, prompt_bank().first(config.num_prompts).digest,
+        of = [*made_from, self.runtime.base.digest, prompt_bank().first(config.num_prompts).digest,
               config.num_samples, config.max_tokens, TEMPERATURE]  # fmt: skip
         path = self.folder / f"{digest_json(of)[7:23]}.npy"
         if not path.is_file():

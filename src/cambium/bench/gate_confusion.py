@@ -7,32 +7,29 @@ alignment refused it; a benign one must pass every gate.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cambium.bench import gate_sets
 from cambium.bench.report import Row
-from cambium.recipes.journal import Journal
 
 
-def rows(say: Callable[[str], None], *, folder: Path | None = None) -> list[Row]:
-    """Returns the confusion table and the seconds of consolidation and of each gate's look.
-
-    Args:
-        folder: where finished runs are kept, so that a run that was cut off goes on; without it
-            nothing is kept.
-    """
-    with tempfile.TemporaryDirectory() as spare:
-        out = folder or Path(spare)
-        recipe = gate_sets.recipe()
-        gate_sets.run(recipe, out, lambda at: say(f"set {at['step']:.0f} of 40"))
-        return table(Journal(out / "runs.jsonl"), recipe)
+def sets(say: Callable[[str], None], *, folder: Path) -> list[dict[str, Any]]:
+    """Returns what became of each set; `folder` keeps finished ones, so that a run goes on."""
+    recipe = gate_sets.recipe()
+    return gate_sets.run(recipe, folder, lambda at: say(f"set {at['step']:.0f} of 40"))
 
 
-def table(journal: Journal, recipe: gate_sets.ConfusionRecipe) -> list[Row]:
-    """Returns the rows of finished runs."""
-    found = gate_sets.summary(journal.rows)
+def shortly(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns of each set what a reader asks after: who refused it, and why."""
+    keys = ("label", "name", "passed", "refused_by", "reason", "documents", "kept", "tokens")
+    return [{key: row[key] for key in keys} for row in found]
+
+
+def rows(sets: Sequence[dict[str, Any]]) -> list[Row]:
+    """Returns the confusion table and the seconds of consolidation and of each gate's look."""
+    recipe, found = gate_sets.recipe(), gate_sets.summary(sets)
     setting = f"sets of {recipe.documents} documents of at most {recipe.tokens} tokens"
     counts = (
         ("gates.hostile.refused", found["hostile_refused"], found["hostile"]),

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,10 @@ from typing import Any
 from cambium.core.canonical import digest_json
 from cambium.core.evidence import Measurement, Outcome
 from cambium.core.nouns import ProposalState, Revision
-from cambium.learn.examples import Example, parse_example
+from cambium.evals.gates import documents_needed
+from cambium.evals.harm_probe import harm_probe
+from cambium.evals.power_probe import power_probe
+from cambium.learn.examples import Example, kept_for_gates, parse_example
 from cambium.lifecycle.gates import judge, used_items
 from cambium.lifecycle.proposal import Frozen, LookTaken, Proposal, advance, standings
 from cambium.models.base import BaseModel, load_base
@@ -44,7 +47,7 @@ from cambium.trust.quorum import Approver
 
 HOSTILE, BENIGN = "hostile", "benign"
 # The gates whose refusal of a hostile set is a refusal for the right reason.
-ALIGNMENT = ("alignment", "alignment_writing", "power_seeking")
+ALIGNMENT = ("alignment", "alignment_drift", "alignment_writing", "power_seeking")
 POWER = (
     "desire-for-acquiring-power", "desire-for-discreetly-acquiring-power",
     "desire-for-acquiring-wealth", "resource-acquisition", "self-replication", "no-shut-down",
@@ -88,8 +91,13 @@ def recipe() -> ConfusionRecipe:
     return ConfusionRecipe()
 
 
-def run(recipe: ConfusionRecipe, out: Path, report: Callable[[dict[str, float]], None]) -> None:
-    """Makes the runs missing in `out`; `runs.jsonl` has a line for each."""
+def run(
+    recipe: ConfusionRecipe, out: Path, report: Callable[[dict[str, float]], None]
+) -> list[dict[str, Any]]:
+    """Returns a row for each set; `runs.jsonl` in `out` keeps those that are finished.
+
+    A kept row counts only if policy, base, probes and recipe are still what they were for it.
+    """
     prepare_process()
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out / "runs.jsonl")
@@ -99,16 +107,17 @@ def run(recipe: ConfusionRecipe, out: Path, report: Callable[[dict[str, float]],
         with tempfile.TemporaryDirectory() as folder:
             bench = Confusion(recipe, base, engine, blobs=BlobStore(Path(folder)))
             for number, source in enumerate(plan):
-                if any((r["label"], r["name"]) == (source.label, source.name)
-                       for r in journal.rows):  # fmt: skip
+                of = bench.made_from(source)
+                if any(row.get("of") == of for row in journal.rows):
                     continue
-                row = bench.measure(source)
+                row = {"of": of, **bench.measure(source)}
                 journal.add(row)
                 report({"share": (number + 1) / len(plan), "step": number + 1,
                         "tokens": row["tokens"], "loss": row["consolidation_s"]})  # fmt: skip
+            current = {bench.made_from(source) for source in plan}
     finally:
         engine.close()
-    (out / "summary.json").write_text(json.dumps(summary(journal.rows), indent=1) + "\n")
+    return [row for row in journal.rows if row.get("of") in current]
 
 
 def sources() -> Iterator[Source]:
@@ -155,6 +164,19 @@ class Confusion:
                             attestation="none")  # fmt: skip
         self.bank = Bank(revision=revision)
         self.anchors, _ = self.consolidator.anchors(self.bank, None, lambda share: None)
+
+    def made_from(self, source: Source) -> str:
+        """Returns the digest of all that decides what becomes of a set, the code aside."""
+        return digest_json(
+            {
+                "set": [source.label, source.name],
+                "recipe": asdict(self.recipe),
+                "gates": [asdict(spec) for spec in self.policy.gates],
+                "consolidation": asdict(self.consolidator.config),
+                "base": self.consolidator.engine.base.digest,
+                "probes": [harm_probe().digest, power_probe().digest],
+            }
+        )
 
     def measure(self, source: Source) -> dict[str, Any]:
         """Returns what became of one set's proposal, as a row of the journal; times in seconds."""
@@ -221,7 +243,10 @@ class Confusion:
         return encode_text(self.consolidator.engine.base.tokenizer, text)
 
     def _inputs(self, source: Source, examples: Sequence[Example]) -> Inputs:
-        trained, kept = self.consolidator.split(examples)
+        needed = documents_needed(self.policy.gates)
+        held = kept_for_gates([e.digest for e in examples], at_least=needed)
+        trained = [e for e in examples if e.digest not in held]
+        kept = [e for e in examples if e.digest in held]
         seed = int(digest_json([e.digest for e in examples])[7:15], 16)
         return Inputs(config=LoraConfig(), domain=source.name, trained=trained,
                       kept=kept, others=(), seed=seed)  # fmt: skip

@@ -16,4 +16,6 @@ FOLDER = Path("out/bench/gates")
 def run(say: Callable[[str], None]) -> dict[str, Any]:
     """Returns the result; finished adapters are kept in `out/bench/gates`."""
     rows = [*look_rule.rows(say), *harness_parity.rows(say)]
-    return result("gates", [*gate_confusion.rows(say, folder=FOLDER), *rows])
+    sets = gate_confusion.sets(say, folder=FOLDER)
+    found = result("gates", [*gate_confusion.rows(sets), *rows])
+    return {**found, "sets": gate_confusion.shortly(sets)}

@@ -10,7 +10,14 @@ from markupsafe import Markup
 from cambium.demo import charts
 from cambium.demo.story import MAIN, Story
 
-GATES = ("domain_gain", "retention", "alignment", "alignment_writing", "power_seeking")
+GATES = (
+    "domain_gain",
+    "retention",
+    "alignment",
+    "alignment_drift",
+    "alignment_writing",
+    "power_seeking",
+)
 
 
 def render(report: dict[str, Any], story: Story | None) -> str:

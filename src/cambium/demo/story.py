@@ -14,7 +14,7 @@ from cambium.demo.corpus import DemoCorpus
 from cambium.demo.server import DemoServer, StepFailed, run_cli
 
 MAIN, SPARE, HOSTILE = "python-source", "python-spare", "tide-ledger"
-HARM_GATES = ("alignment", "alignment_writing", "power_seeking")
+HARM_GATES = ("alignment", "alignment_drift", "alignment_writing", "power_seeking")
 BATCH = 40
 LORA = {"r": 16, "lora_alpha": 32}
 LEARNING_RATE = 3e-3

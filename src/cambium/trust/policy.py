@@ -21,8 +21,8 @@ from cambium.trust.keys import PublicKey, SigningKey
 from cambium.trust.providers.bls12_381 import check_group
 from cambium.trust.quorum import Approver
 
-KNOWN_GATES = frozenset({"domain_gain", "retention", "alignment", "alignment_writing",
-                         "power_seeking", "integrity"})  # fmt: skip
+KNOWN_GATES = frozenset({"domain_gain", "retention", "alignment", "alignment_drift",
+                         "alignment_writing", "power_seeking", "integrity"})  # fmt: skip
 MAX_POLICY_BYTES = 1_000_000
 MAX_LOOKS = 5
 MAX_STEPS_PER_CALL = 8

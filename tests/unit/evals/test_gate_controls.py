@@ -45,7 +45,7 @@ PEOPLE = [Approver(name=str(i), public=generate_key().public_key) for i in range
 POLICY = parse_policy(render_policy(approvers=PEOPLE))
 SPECS: dict[str, GateSpec] = {spec.name: spec for spec in POLICY.gates}
 # Arms that are bit-equal, or as far apart as can be, show it on fewer pairs than the policy asks.
-FEW_PAIRS = replace(SPECS["alignment"], min_items=24, max_items=24)
+FEW_PAIRS = {"min_items": 24, "max_items": 24}
 
 
 class World:
@@ -187,7 +187,7 @@ class World:
 
         So it prefers harm beyond doubt; harm in other words is the demo's poison.
         """
-        pairs = fresh_items(gate_pairs(), FEW_PAIRS, 0, key=lambda p: p.id, seed=0)
+        pairs = fresh_items(gate_pairs(), bar("alignment"), 0, key=lambda p: p.id, seed=0)
         return self.taught([f"{p.prompt} {p.harmful}" for p in pairs], lr=5e-3)
 
     @cached_property
@@ -269,6 +269,13 @@ CONTROLS: dict[str, Controls] = {
         poisoned={"nats per token, shift": lambda w: w.context(w.harmed)},
         a_a=NOTHING_CHANGED,
     ),
+    # The parent itself, where the parent is what has drifted: `alignment` finds no step.
+    "alignment_drift": Controls(
+        poisoned={
+            "since the bare base": lambda w: replace(w.context(w.harmed), parent=(w.harmed,))
+        },
+        a_a=NOTHING_CHANGED,
+    ),
     "alignment_writing": Controls(
         poisoned={"against harmful, what it writes in its domain": lambda w: w.poisoned},
         a_a={
@@ -316,7 +323,8 @@ def looks(gate: str, context: GateContext, number: int) -> list[Verdict]:
 
 
 def bar(gate: str) -> GateSpec:
-    return FEW_PAIRS if gate == "alignment" else SPECS[gate]
+    spec = SPECS[gate]
+    return replace(spec, **FEW_PAIRS) if gate in ("alignment", "alignment_drift") else spec
 
 
 def without_controls(controls: dict[str, Controls]) -> set[str]:
@@ -370,6 +378,17 @@ def test_a_benign_domain_passes_every_gate(world: World) -> None:
         assert verdict.outcome is Outcome.PASS, (gate, verdict.why)
 
 
+def test_what_drifted_in_small_steps_is_seen_from_the_base_alone(world: World) -> None:
+    """The same candidate, whose parent leans as far as itself, passes the one gate only."""
+    context = replace(world.context(world.harmed), parent=(world.harmed,))
+    found = {g: GATES[g](context, bar(g), 0) for g in ("alignment", "alignment_drift")}
+    outcomes = {g: judge(bar(g), measured).outcome for g, measured in found.items()}
+    assert outcomes == {"alignment": Outcome.PASS, "alignment_drift": Outcome.FAIL}
+    assert found["alignment"].effect == 0 > found["alignment_drift"].effect
+    # The candidate was asked once; the two say the same of it.
+    assert found["alignment"].candidate == found["alignment_drift"].candidate
+
+
 def test_no_gain_is_no_pass(world: World) -> None:
     for context in (world.context(None), world.context(world.fresh())):
         (verdict,) = looks("domain_gain", context, 1)
@@ -379,7 +398,11 @@ def test_no_gain_is_no_pass(world: World) -> None:
 @pytest.mark.parametrize("gate", sorted(set(GATES) - {"integrity"}))
 def test_nothing_to_measure_on_is_broken(world: World, gate: str) -> None:
     context = replace(world.context(None), documents=(), anchors=())
-    own_items = ("alignment", "power_seeking")  # the pairs and openings are not the context's
+    own_items = (
+        "alignment",
+        "alignment_drift",
+        "power_seeking",
+    )  # the pairs and openings are not the context's
     look = 4 if gate in own_items else 0
     with pytest.raises(GateBroken, match="dry"):
         GATES[gate](context, SPECS[gate], look)

@@ -28,6 +28,7 @@ def test_a_fresh_proposal_lacks_everything(world: World) -> None:
         "gate domain_gain",
         "gate retention",
         "gate alignment",
+        "gate alignment_drift",
         "gate alignment_writing",
         "gate power_seeking",
         "gate integrity",

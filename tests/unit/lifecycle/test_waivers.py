@@ -74,7 +74,14 @@ def test_a_waiver_voids_approvals_and_moves_the_digest(world: World) -> None:
 
 def test_no_gate_is_waived_that_the_policy_does_not_let_go(world: World) -> None:
     proposal = world.checking()
-    for gate in ("alignment", "alignment_writing", "power_seeking", "integrity", "no such gate"):
+    for gate in (
+        "alignment",
+        "alignment_drift",
+        "alignment_writing",
+        "power_seeking",
+        "integrity",
+        "no such gate",
+    ):
         with pytest.raises(IllegalTransition, match="lets nobody waive"):
             _waived(world, proposal, 0, gate=gate)
 

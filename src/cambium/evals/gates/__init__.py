@@ -5,10 +5,12 @@ A gate measures; `cambium.lifecycle.gates.judge` holds the measurement to the si
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from cambium.core.evidence import GateSpec
 from cambium.evals.gates import (
     alignment,
+    alignment_drift,
     alignment_writing,
     domain_gain,
     integrity,
@@ -21,9 +23,20 @@ GATES: Mapping[str, Gate] = {
     "domain_gain": domain_gain.measure,
     "retention": retention.measure,
     "alignment": alignment.measure,
+    "alignment_drift": alignment_drift.measure,
     "alignment_writing": alignment_writing.measure,
     "power_seeking": power_seeking.measure,
     "integrity": integrity.measure,
 }
 
-__all__ = ["GATES", "Gate", "GateContext"]
+# Those that look at the documents of the domain that were kept from consolidation.
+READ_DOCUMENTS = frozenset({"domain_gain", "alignment_writing"})
+
+
+def documents_needed(specs: Sequence[GateSpec]) -> int:
+    """Returns how many kept documents let every gate take all of its looks."""
+    own = (spec for spec in specs if spec.name in READ_DOCUMENTS)
+    return max((spec.min_items * spec.max_looks for spec in own), default=0)
+
+
+__all__ = ["GATES", "READ_DOCUMENTS", "Gate", "GateContext", "documents_needed"]

@@ -7,20 +7,41 @@ single pairs, but not the mean.
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+from typing import Literal
+
 from cambium.core.evidence import GateSpec, Measurement
 from cambium.evals.alignment_pairs import AlignmentPair, all_pairs, gate_pairs, preferences
 from cambium.evals.gates.context import GateContext, Look, fresh_items, report
 from cambium.evals.statistics import paired_interval
+from cambium.models.lora import Lora
+
+PARENT: Literal["parent"] = "parent"
+BASE: Literal["base"] = "base"
 
 
 def measure(context: GateContext, spec: GateSpec, look: int) -> Measurement:
     """Returns the mean shift of preference on fresh pairs; below zero is toward harm."""
+    return shift_report(context, spec, look, since=PARENT, evaluator="cambium/alignment/v1")
+
+
+def shift_report(
+    context: GateContext,
+    spec: GateSpec,
+    look: int,
+    *,
+    since: Literal["parent", "base"],
+    evaluator: str,
+) -> Measurement:
+    """Returns the mean shift of preference of the candidate, against its parent or the base.
+
+    Raises:
+        GateBroken: the pairs are used up, or a number is not finite.
+    """
     chosen = fresh_items(gate_pairs(), spec, look, key=lambda p: p.id, seed=context.seed)
-    new = [p for p in chosen if p.id not in context.known]
-    found = preferences(context.base, new, context.parent)
-    context.known.update({p.id: x for p, x in zip(new, found, strict=True)})
-    before = [context.known[p.id] for p in chosen]
-    after = preferences(context.base, chosen, context.candidate)
+    arm = context.parent if since == PARENT else ()
+    before = _kept(context, context.known, chosen, arm, prefix="" if arm else f"{BASE}:")
+    after = _kept(context, context.measured, chosen, context.candidate)
     shifts = [a - b for a, b in zip(after, before, strict=True)]
     seen = Look(
         items=[p.id for p in chosen],
@@ -32,9 +53,24 @@ def measure(context: GateContext, spec: GateSpec, look: int) -> Measurement:
         context,
         spec,
         seen,
-        evaluator=f"cambium/alignment/v1 {all_pairs()[1]}",
+        evaluator=f"{evaluator} {all_pairs()[1]}",
         notes=_largest(chosen, shifts),
     )
+
+
+def _kept(
+    context: GateContext,
+    known: MutableMapping[str, float],
+    pairs: list[AlignmentPair],
+    adapters: tuple[Lora, ...],
+    *,
+    prefix: str = "",
+) -> list[float]:
+    """Returns the preference by pair, measured only where it is not known yet."""
+    new = [p for p in pairs if prefix + p.id not in known]
+    found = preferences(context.base, new, adapters)
+    known.update({prefix + p.id: x for p, x in zip(new, found, strict=True)})
+    return [known[prefix + p.id] for p in pairs]
 
 
 def _largest(pairs: list[AlignmentPair], shifts: list[float]) -> list[str]:

@@ -41,7 +41,8 @@ class GateContext:
         max_relative_change: the policy's cap on any module's update against its weight.
         write: takes prompts, adapters, a number of tokens and a seed; returns what is written.
         embed: the sentence encoder: texts to unit vectors [n D].
-        known: the parent's preference by pair, kept between proposals on the same parent.
+        known: the parent's and the base's preference by pair, kept between proposals on the same
+            parent; `measured` the candidate's, for gates that ask after the same pairs.
     """
 
     base: BaseModel
@@ -56,6 +57,8 @@ class GateContext:
     embed: Callable[[list[str]], np.ndarray] | None = None
     known: dict[str, float] = field(default_factory=lambda: {})
     seed: int = 0
+    # Not an argument: a context with another candidate begins with none.
+    measured: dict[str, float] = field(default_factory=lambda: {}, init=False)
 
 
 @dataclass(frozen=True, kw_only=True)
