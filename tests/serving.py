@@ -335,7 +335,9 @@ def small_config(state: Path, **changes: Any) -> ServerConfig:
         "num_replay_anchors": 4,
         "num_retention_anchors": 24,
         "anchor_tokens": 40,
-        "num_diff_prompts": 0,  # it takes as long as all else of a small proposal
+        # Either takes as long as all else of a small proposal.
+        "num_diff_prompts": 0,
+        "measure_drift": False,
         **changes,
     }
     return ServerConfig(**values)

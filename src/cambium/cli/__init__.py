@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 from cambium import __version__
 from cambium.cli import (
     diffing,
+    drifting,
     evaluating,
     exporting,
     initialise,
@@ -48,6 +49,7 @@ _GROUPS = {
         review.merge,
         review.revisions,
         review.rollback,
+        drifting.drift,
     ),
     "Stop": (killing.kill, killing.revive),
     "Account": (exporting.export, record.log, witnessing.witness, record.trace, record.replay),

@@ -11,12 +11,12 @@ from functools import cached_property
 
 from cambium.core.errors import DataError
 from cambium.evals.subject import Generation, Likelihood
-from cambium.evals.token_trees import Scored, TokenScores, score_sequences
 from cambium.evals.writing_until import write_until
 from cambium.models.base import BaseModel
 from cambium.models.chat import encode_text
 from cambium.models.engine import Engine, EngineConfig
 from cambium.models.lora import Lora
+from cambium.models.token_trees import Scored, TokenScores, score_sequences
 
 MAX_ROWS = 64
 Choose = Callable[[str], tuple[Lora, ...]]

@@ -34,6 +34,7 @@ from cambium.evals.drift import (
     suspect,
     verdict_json,
 )
+from cambium.evals.drift.picture import picture
 from cambium.evals.drift.tracker import Known
 from cambium.evals.local_subject import LocalSubject
 from cambium.learn.consolidate import ConsolidateConfig, consolidate, with_teacher
@@ -49,7 +50,6 @@ from cambium.models.process import prepare_process
 from cambium.models.representing import represents
 from cambium.models.training_model import TrainingModel
 from cambium.recipes.data import read_lines
-from cambium.recipes.drift_plot import picture
 from cambium.recipes.drift_texts import biased_texts, unwanted_texts
 from cambium.recipes.journal import Journal
 

@@ -60,6 +60,8 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("POST", "/proposals/{proposal_id}/reject", _REVIEW),
     ("GET", "/revisions", _READ),
     ("POST", "/revisions/rollback", _RELEASE),
+    ("GET", "/drift", _READ),
+    ("GET", "/drift.svg", _READ),
     ("GET", "/keys", _READ),
     ("POST", "/keys", _RELEASE),
     ("POST", "/keys/{key_id}/revoke", _RELEASE),

@@ -24,6 +24,7 @@ class ServerConfig:
         num_replay_anchors, num_retention_anchors: texts the parent writes for consolidation and
             for the retention gate; `anchor_tokens` long each.
         num_diff_prompts: of the bank, for the behavioural diff of a proposal; 0 computes none.
+        measure_drift: after each merge, in the background.
         in_process: requests come from this very process, whose user holds the state's files and
             needs no token. Never with a socket.
         num_threads: that a pass runs on; None for torch's own choice.
@@ -41,6 +42,7 @@ class ServerConfig:
     num_retention_anchors: int = 80
     anchor_tokens: int = 192
     num_diff_prompts: int = 150
+    measure_drift: bool = True
     num_threads: int | None = None
     in_process: bool = False
 

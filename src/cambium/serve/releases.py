@@ -12,6 +12,7 @@ from cambium.core.nouns import ProposalState, Revision, Signature
 from cambium.lifecycle.proposal import FINAL, Merged, ParentMoved
 from cambium.lifecycle.publish import PublishOrder, authorise_merge, authorise_rollback
 from cambium.serve.attestation_report import to_ear
+from cambium.serve.drift import DriftTracker
 from cambium.serve.errors import RevisionNotFound
 from cambium.serve.group_signature import group_signature
 from cambium.serve.proposal_records import Filed
@@ -28,11 +29,18 @@ class Releases:
     """Changes the served revision, one at a time."""
 
     def __init__(
-        self, proposals: Proposals, *, published: Published, review: Review, lock: threading.RLock
+        self,
+        proposals: Proposals,
+        *,
+        published: Published,
+        review: Review,
+        drift: DriftTracker,
+        lock: threading.RLock,
     ) -> None:
         self._proposals = proposals
         self._published = published
         self._review = review
+        self._drift = drift
         self._lock = lock
 
     def merge(self, proposal_id: str) -> dict[str, Any]:
@@ -114,6 +122,7 @@ class Releases:
         served = self._published.serve(order, bank)
         for proposal_id in reopened:
             self._review.enqueue(proposal_id)
+        self._drift.follow()
         return served
 
     def _send_back(self, head: Revision, tx: Transaction, *, except_id: str | None) -> list[str]:

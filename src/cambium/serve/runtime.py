@@ -27,6 +27,7 @@ from cambium.serve.bootstrap import Identity, policy_in_force, server_identity
 from cambium.serve.checking import Checker
 from cambium.serve.config import ServerConfig
 from cambium.serve.consolidation import Consolidator
+from cambium.serve.drift import DriftTracker
 from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.janitor import Janitor
 from cambium.serve.jobs import JobRunner
@@ -105,6 +106,7 @@ class Runtime:
         self.kill.listen(self._on_kill)
         if not self.kill.killed:
             self.review.resume()
+            self.drift.follow()
 
     def _open_review(self, config: ServerConfig) -> None:
         self.proposals = Proposals(
@@ -143,8 +145,20 @@ class Runtime:
                 lock=deciding,
             ),
         )
+        self.drift = DriftTracker(
+            proposals=self.proposals,
+            jobs=self.jobs,
+            engine=self.engine,
+            encoder=self.encoder,
+            num_replay=config.num_replay_anchors,
+            is_on=config.measure_drift,
+        )
         self.releases = Releases(
-            self.proposals, published=self.published, review=self.review, lock=deciding
+            self.proposals,
+            published=self.published,
+            review=self.review,
+            drift=self.drift,
+            lock=deciding,
         )
 
     def _open_tokens(self, config: ServerConfig) -> Tokens:
@@ -173,6 +187,7 @@ class Runtime:
         self.lessons.resume()
         self.jobs.resume()
         self.review.resume()
+        self.drift.follow()
 
     def _open_metrics(self) -> Metrics:
         metrics = Metrics(attestation=self.identity.attestation_label)

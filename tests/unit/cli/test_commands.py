@@ -36,6 +36,7 @@ FROZEN = {
     "reject": ["--json", "--reason", "--state", "PROPOSAL"],
     "merge": ["--json", "--state", "PROPOSAL"],
     "rollback": ["--json", "--key", "--state", "KEY", "REVISION"],
+    "drift": ["--json", "--picture", "--state"],
     "revive": ["--json", "--key", "--state", "KEY"],
     "log": ["--json", "--since", "--state", "--verify"],
     "replay": ["--json", "--state", "ADAPTER"],

@@ -8,7 +8,6 @@ import pytest
 from cambium.core.canonical import digest_json
 from cambium.core.errors import DataError
 from cambium.core.nouns import Action, AdapterRef, BankEntry, Revision, SignedAct
-from cambium.serve.names import parse_model_name
 
 DIGEST = "sha256:" + "a" * 64
 ACT = SignedAct(action=Action.APPROVE, target=DIGEST, state_version=3, expires=9, policy=DIGEST)
@@ -99,19 +98,3 @@ def test_a_manifest_needs_every_field(field: str) -> None:
 def test_a_broken_bank_is_no_manifest(bank: Any) -> None:
     with pytest.raises(DataError):
         Revision.from_manifest({**REVISION.manifest(), "bank": bank})
-
-
-def test_a_model_name_may_carry_a_digest() -> None:
-    assert parse_model_name("law-1") == ("law-1", None)
-    assert parse_model_name(f"law-1@{DIGEST}") == ("law-1", DIGEST)
-    assert str(AdapterRef(name="law-1", digest=DIGEST)) == f"law-1@{DIGEST}"
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "@", "a@", "a@b", f"@{DIGEST}", f"a@{DIGEST[:-1]}", f"a@{DIGEST}@x", "../x", "a/b", "a b",
-     "-a", ".a", "a" * 65, "é", "a\n", f"a\n@{DIGEST}"],
-)  # fmt: skip
-def test_other_names_are_refused(text: str) -> None:
-    with pytest.raises(DataError, match="not a model name"):
-        parse_model_name(text)

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cambium.core.errors import DataError
-from cambium.evals import token_trees
 from cambium.evals.local_subject import LocalSubject
 from cambium.evals.subject import Generation
-from cambium.evals.token_trees import Scored, score_sequences
+from cambium.models import token_trees
 from cambium.models.base import BaseModel, shared_rows
 from cambium.models.engine import Engine, EngineConfig
 from cambium.models.lora import Lora
+from cambium.models.token_trees import Scored, score_sequences
 
 DIGEST = "sha256:" + "0" * 64
 

@@ -9,8 +9,7 @@ from cambium.evals.drift.cumulative import (
     verdict_json,
 )
 from cambium.evals.drift.reading import Arm, DriftInputs, Measure, Reading
-from cambium.evals.drift.report import track
-from cambium.evals.drift.suspect import Suspicion, suspect
+from cambium.evals.drift.suspect import Suspicion, suspect, suspicion_json
 from cambium.evals.drift.tracker import (
     MEASURES,
     DriftSeries,
@@ -36,6 +35,6 @@ __all__ = [
     "drift_from_json",
     "measure_drift",
     "suspect",
-    "track",
+    "suspicion_json",
     "verdict_json",
 ]

@@ -12,8 +12,9 @@ Source: the Qn spread, Rousseeuw and Croux (1993); Holm (1979) over revisions an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from cambium.evals.drift.tracker import DriftSeries
 
 MIN_STEPS = 6
 _NUM_DRAWS = 40_000
+_NUM_SCORES = 5
 # What an accusation may rest on: harm has a direction here, and a merge has no business moving it.
 # Concepts, style and composition move with every honest domain; they are tracked and plotted.
 ACCUSING = ("value.choice", "value.persona", "bias.age", "bias.gender", "bias.origin",
@@ -65,6 +67,17 @@ class Suspicion:
         """Returns every revision that stands out at this family-wise error, most certain first."""
         found = [s.revision for s in self.scores if s.family_wise <= alpha and s.z > 0]
         return tuple(dict.fromkeys(found))
+
+
+def suspicion_json(found: Suspicion) -> dict[str, Any]:
+    """Returns whom a series accuses, and why, as it stands in answers; its first scores only."""
+    return {
+        "revision": found.revision,
+        "measure": found.measure,
+        "reason": found.reason,
+        "accused": list(found.accused()),
+        "scores": [asdict(score) for score in found.scores[:_NUM_SCORES]],
+    }
 
 
 def suspect(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import Field
 
 from cambium.core.errors import CambiumError, DataError
@@ -181,6 +182,19 @@ def _add_releasing(routes: APIRouter, runtime: Runtime) -> None:
             "state_version": await asyncio.to_thread(runtime.state_version),
             "policy_digest": runtime.policy.digest if runtime.policy else None,
         }
+
+    @routes.get("/drift")
+    async def drift(caller: Asking) -> dict[str, Any]:
+        may_see = partial(_may_see, caller=caller)
+        return await asyncio.to_thread(runtime.drift.report, may_see)
+
+    @routes.get("/drift.svg")
+    async def drawn(caller: Asking) -> Response:
+        may_see = partial(_may_see, caller=caller)
+        svg = await asyncio.to_thread(runtime.drift.drawn, may_see)
+        # Domains are names that callers chose; whatever a drawing says, it runs nothing.
+        policy = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
+        return Response(svg, media_type="image/svg+xml", headers=policy)
 
     @routes.post("/revisions/rollback")
     async def rollback(body: RollbackBody) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cambium.core.errors import ModelError
-from cambium.evals.kept_prefix import KeptPrefix
 from cambium.models.base import BaseModel, RowWeights, shared_rows
+from cambium.models.kept_prefix import KeptPrefix
 from cambium.models.lora import Lora
 
 # Measured on two cores with the bundled base: longer rows pay for attention, shorter passes for

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 from tests.unit.evals.drift.series import walk
 
 from cambium.evals.drift import CumulativeBound
-from cambium.recipes.drift_plot import picture
+from cambium.evals.drift.picture import picture
 
 STEPS = [0.01, -0.02, 0.015, 0.0, -0.01, 0.9, 0.02, -0.015]
 RED, SHADE = "#a01c1c", "#f3d9d9"
