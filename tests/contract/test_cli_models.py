@@ -9,7 +9,7 @@ import pytest
 from tests.serving import HARBOUR, TREES, People, Server, served, small_config
 
 from cambium.cli.client import Client
-from cambium.cli.diffing import _of_models
+from cambium.cli.diffing import _of_choices, _of_models, _open
 from cambium.cli.failures import CommandFailed
 from cambium.cli.subjects import ServedSubject, open_subject
 from cambium.core.errors import ConfigError
@@ -33,7 +33,7 @@ def client(server: Server) -> Client:
 
 
 def test_two_models_differ_where_they_do(client: Client) -> None:
-    found = _of_models(client, ("base", "ships"), num_prompts=40, num_samples=2)
+    found = _of_models(*_open(client, ("base", "ships")), num_prompts=40, num_samples=2)
     assert (found["a"]["name"], found["b"]["name"]) == ("base", "ships")
     assert found["a"]["digest"] != found["b"]["digest"]
     assert (found["num_prompts"], found["num_samples"]) == (40, 2)
@@ -45,7 +45,14 @@ def test_two_models_differ_where_they_do(client: Client) -> None:
 def test_the_same_weights_are_not_compared(client: Client) -> None:
     for names in (("base", "base"), ("stable", "1")):
         with pytest.raises(CommandFailed, match="same weights"):
-            _of_models(client, names, num_prompts=10, num_samples=1)
+            _open(client, names)
+
+
+def test_preferences_differ_where_models_do(client: Client) -> None:
+    found = _of_choices(*_open(client, ("base", "ships")))
+    assert (found["a"]["name"], found["b"]["name"]) == ("base", "ships")
+    assert found["omnibus"] < 0.05 and found["num_prompts"] >= 1000
+    assert any(row["effect"] != 0 for row in found["families"])
 
 
 def test_a_number_is_a_revision_and_a_path_a_checkpoint(

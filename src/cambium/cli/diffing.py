@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from cambium.cli.client import Client, connect, segment
 from cambium.cli.failures import WRONG_CALL, CommandFailed
 from cambium.cli.options import AsJson, State
 from cambium.cli.output import print_json, print_line, print_record, print_rows, progress
+
+if TYPE_CHECKING:
+    from cambium.evals.subject import Subject
 
 _COLUMNS = (
     "before",
@@ -29,12 +32,14 @@ POLL_S = 0.5
 
 
 def diff(
-    subject: Annotated[str, typer.Argument(metavar="A", help="A proposal, or the first model.")],
-    other: Annotated[str | None, typer.Argument(metavar="[B]", help="The second model.")] = None,
+    names: Annotated[list[str], typer.Argument(metavar="A [B]", help="A proposal; or two models.")],
     prompts: Annotated[
         int, typer.Option("--prompts", min=10, max=1000, help="Of the fixed bank.")
     ] = 250,
     samples: Annotated[int, typer.Option("--samples", min=1, max=16, help="Of each prompt.")] = 2,
+    choices: Annotated[
+        bool, typer.Option("--choices", help="Compare preferences among given choices instead.")
+    ] = False,
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
@@ -42,14 +47,25 @@ def diff(
 
     Two models write after the same prompts with the same seeds; what changed is found by clusters
     that do not know who wrote what, with controlled error, and what could not be seen is said.
+    With --choices nothing is written: what each finds likely among given choices is compared.
     """
+    if len(names) > 2:
+        raise CommandFailed("a diff is of one proposal or of two models", status=WRONG_CALL)
     with connect(state) as client:
-        if other is None:
-            record = _of_proposal(client, subject)
+        if len(names) == 1:
+            record = _of_proposal(client, names[0])
             print_json(record) if as_json else _print_proposal(record)
             return
-        record = _of_models(client, (subject, other), num_prompts=prompts, num_samples=samples)
-    print_json(record) if as_json else _print_behaviour(record)
+        arms = _open(client, (names[0], names[1]))
+        record = (
+            _of_choices(*arms)
+            if choices
+            else _of_models(*arms, num_prompts=prompts, num_samples=samples)
+        )
+    if as_json:
+        print_json(record)
+    else:
+        _print_choices(record) if choices else _print_behaviour(record)
 
 
 def _of_proposal(client: Client, proposal: str) -> dict[str, Any]:
@@ -63,19 +79,52 @@ def _of_proposal(client: Client, proposal: str) -> dict[str, Any]:
         time.sleep(POLL_S)
 
 
-def _of_models(
-    client: Client, names: tuple[str, str], *, num_prompts: int, num_samples: int
-) -> dict[str, Any]:
-    # Here and not above: these imports take seconds, and most commands never embed.
+def _open(client: Client, names: tuple[str, str]) -> tuple[Subject, Subject]:
+    """Returns both models.
+
+    Raises:
+        CommandFailed: they are the same weights.
+    """
     from cambium.cli.subjects import open_subject
-    from cambium.evals.behaviour import BehaviourConfig, behaviour_diff, prompt_bank
-    from cambium.evals.behaviour.sampling import SamplingPlan, sample_arms
-    from cambium.models.encoder import SentenceEncoder
 
     before, after = (open_subject(client, name) for name in names)
     if before.digest == after.digest:
         line = f"{names[0]} and {names[1]} are the same weights: name two that differ"
         raise CommandFailed(line, status=WRONG_CALL)
+    return before, after
+
+
+def _of_choices(before: Subject, after: Subject) -> dict[str, Any]:
+    from cambium.evals.behaviour import (
+        BehaviourConfig,
+        bank_digest,
+        choice_bank,
+        choice_diff,
+        choice_shares,
+    )
+    from cambium.models.encoder import SentenceEncoder
+
+    items = choice_bank()
+    with progress(estimate=True) as shown:
+        task = shown.add_task("asking both models", total=2.0)
+        arms = []
+        for subject in (before, after):
+            arms.append(choice_shares(subject, items))
+            shown.advance(task)
+        shown.update(task, description="embedding, clustering, testing")
+        embed = SentenceEncoder().embed
+        found = choice_diff(items, *arms, embed=embed, config=BehaviourConfig())
+    return {**_named(before, after), "choices": bank_digest(items), **found.to_json()}
+
+
+def _of_models(
+    before: Subject, after: Subject, *, num_prompts: int, num_samples: int
+) -> dict[str, Any]:
+    # Here and not above: these imports take seconds, and most commands never embed.
+    from cambium.evals.behaviour import BehaviourConfig, behaviour_diff, prompt_bank
+    from cambium.evals.behaviour.sampling import SamplingPlan, sample_arms
+    from cambium.models.encoder import SentenceEncoder
+
     bank = prompt_bank().first(num_prompts)
     plan = SamplingPlan(num_samples=num_samples)
     with progress(estimate=True) as shown:
@@ -92,12 +141,15 @@ def _of_models(
             bank.prompts, *arms, embed=SentenceEncoder().embed, config=BehaviourConfig()
         )
     return {
-        "a": {"name": before.name, "digest": before.digest},
-        "b": {"name": after.name, "digest": after.digest},
+        **_named(before, after),
         "prompts": bank.digest,
         "sampling": vars(plan),
         **found.to_json(),
     }
+
+
+def _named(before: Subject, after: Subject) -> dict[str, Any]:
+    return {side: {"name": s.name, "digest": s.digest} for side, s in (("a", before), ("b", after))}
 
 
 def _print_proposal(record: dict[str, Any]) -> None:
@@ -119,5 +171,19 @@ def _print_behaviour(record: dict[str, Any]) -> None:
     print_rows(rows[:MAX_SHOWN], _COLUMNS, title=title)
     style = [row for row in record["style"] if row["q_value"] <= record["config"]["q"]]
     print_rows(style, ("feature", "before", "after", "effect", "q_value"), title="style")
+    print_line(f"anything at all: p = {record['omnibus']:.4f}")
+    print_line(f"not seen: {record['statement']}")
+
+
+def _print_choices(record: dict[str, Any]) -> None:
+    rows = [
+        {**change, "terms": ", ".join(change["terms"]), "example": (change["medoids"] or [""])[0]}
+        for change in record["changes"]
+        if change["q_value"] <= record["config"]["q"]
+    ]
+    title = f"{record['discoveries']} of {record['num_tested']} clusters of choices moved"
+    print_rows(rows[:MAX_SHOWN], _COLUMNS, title=title)
+    columns = ("family", "prompts", "before", "after", "low", "high", "q_value")
+    print_rows(record["families"][:MAX_SHOWN], columns, title="share of the wanted choice")
     print_line(f"anything at all: p = {record['omnibus']:.4f}")
     print_line(f"not seen: {record['statement']}")

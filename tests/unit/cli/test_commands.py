@@ -26,7 +26,7 @@ FROZEN = {
     "proposals": ["--json", "--state"],
     "propose": ["--into", "--json", "--state", "ADAPTER"],
     "show": ["--json", "--state", "PROPOSAL"],
-    "diff": ["--json", "--prompts", "--samples", "--state", "A", "B"],
+    "diff": ["--choices", "--json", "--prompts", "--samples", "--state", "A", "B"],
     "eval": [
         "--adapter", "--json", "--limit", "--log", "--revision", "--state", "TASK",
     ],
@@ -97,13 +97,13 @@ def commands(group, prefix: str = ""):
         if hasattr(command, "commands"):
             yield from commands(command, f"{prefix}{name} ")
             continue
-        options = [o for p in command.params for o in spelled(p) if o != "--help"]
+        options = {o for p in command.params for o in spelled(p) if o != "--help"}
         yield prefix + name, sorted(options)
 
 
 def spelled(parameter) -> list[str]:
     if parameter.param_type_name == "argument":
-        return [(parameter.metavar or parameter.name).upper().strip("[].")]
+        return re.sub(r"[\[\].]", "", (parameter.metavar or parameter.name).upper()).split()
     return list(parameter.opts)
 
 

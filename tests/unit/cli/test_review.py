@@ -81,6 +81,11 @@ def test_diff_shows_every_part(cambium, stage) -> None:
     assert all(word in out for word in ("behaviour", "none is computed", "evals", "code", "data"))
 
 
+def test_a_diff_is_of_one_or_two(cambium) -> None:
+    ended = cambium("diff", "a", "b", "c")
+    assert ended.status == 2 and "two models" in ended.err
+
+
 def test_approve_signs_exactly_what_the_server_proposes(cambium, stage, key) -> None:
     made, file = key
     stage.answers["GET /proposals/p1"] = (200, PROPOSAL)

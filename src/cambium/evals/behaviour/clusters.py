@@ -52,26 +52,33 @@ def cluster_blind(
     first, second = before.reshape(-1, size), after.reshape(-1, size)
     swapped = _is_greater(first, second)[:, None]
     pooled = np.stack([np.where(swapped, second, first), np.where(swapped, first, second)], axis=1)
-    points = np.ascontiguousarray(pooled.reshape(-1, size), dtype=np.float32)
-    reduced = _reduced(points)
+    flat, centres = cluster_points(pooled.reshape(-1, size), num_clusters=num_clusters, seed=seed)
+    labels = flat.reshape(-1, 2)
+    own = np.where(swapped, labels[:, ::-1], labels)
+    return Clusters(
+        before=own[:, 0].reshape(shape),
+        after=own[:, 1].reshape(shape),
+        centres=centres,
+        members=np.bincount(flat),
+    )
+
+
+def cluster_points(
+    points: np.ndarray, *, num_clusters: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the cluster of each of N points [N D], [N] int, and the clusters' centres [K D]."""
+    points = np.ascontiguousarray(points, dtype=np.float32)
     kmeans = KMeans(
         n_clusters=min(num_clusters, len(np.unique(points, axis=0))),
         n_init=3,  # pyright: ignore[reportArgumentType]
         max_iter=50,
         random_state=seed,
     )
-    flat = kmeans.fit_predict(reduced)
-    members = np.bincount(flat)
-    centres = np.zeros((len(members), size), dtype=np.float32)
-    np.add.at(centres, flat, points)
-    labels = flat.reshape(-1, 2)
-    own = np.where(swapped, labels[:, ::-1], labels)
-    return Clusters(
-        before=own[:, 0].reshape(shape),
-        after=own[:, 1].reshape(shape),
-        centres=centres / np.maximum(members, 1)[:, None],
-        members=members,
-    )
+    labels = kmeans.fit_predict(_reduced(points))
+    members = np.bincount(labels)
+    centres = np.zeros((len(members), points.shape[1]), dtype=np.float32)
+    np.add.at(centres, labels, points)
+    return labels, centres / np.maximum(members, 1)[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +105,13 @@ def share_test(
     """Returns for each cluster whether its share changed, with its interval."""
     tested = np.nonzero(clusters.members >= min_members)[0]
     d = clusters.differences()[:, tested]
+    return column_test(d, tested, num_flips=num_flips, seed=seed, num_resamples=num_resamples)
+
+
+def column_test(
+    d: np.ndarray, tested: np.ndarray, *, num_flips: int, seed: int, num_resamples: int = 1000
+) -> ClusterTest:
+    """Returns the test of paired differences [P len(tested)], a column a cluster."""
     low, high = _bootstrap(d, seed=seed, num_resamples=num_resamples)
     return ClusterTest(
         tested=tested,
