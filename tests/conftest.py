@@ -11,7 +11,8 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
-NUM_THREADS = 2
+# Beside each other, workers of pytest-xdist take a core each.
+NUM_THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
 SEED = 0
 
 # Read by torch when it is first imported, and by every process that a test starts.

@@ -100,7 +100,7 @@ def test_the_table_holds_every_route_and_no_other(house: House) -> None:
         for method in methods
     }
     table = {(method, path.replace(":path}", "}")) for method, path, _ in ROUTES}
-    assert served_routes == (table | {("GET", path) for path in OPEN}) - {("GET", "/openapi.json")}
+    assert served_routes == (table | OPEN) - {("GET", "/openapi.json")}
 
 
 @pytest.mark.parametrize(("method", "template", "roles"), ROUTES)
@@ -118,9 +118,16 @@ def test_each_route_is_for_its_roles(
 
 
 def test_whoever_watches_needs_no_token(house: House) -> None:
-    for path in OPEN:
+    for path in ("/healthz", "/readyz"):
+        assert ("GET", path) in OPEN
         assert house.ask(None, "GET", path).status_code == 200
         assert house.ask(None, "POST", path, content=b"x" * 1000).status_code == 401
+
+
+def test_what_is_open_takes_no_more_than_a_form(house: House) -> None:
+    for size, status in ((3000, 401), (5000, 413), (1_000_000, 413)):
+        answer = house.ask(None, "POST", "/sign-in", content=b"token=" + b"x" * size)
+        assert answer.status_code == status, answer.text
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
+from starlette.requests import cookie_parser
 from starlette.routing import compile_path
 
 from cambium.core.errors import DataError, NotFound
@@ -28,8 +29,16 @@ _REVIEW = frozenset({Role.REVIEWER})
 _RELEASE = frozenset({Role.REVIEWER, Role.OPERATOR})
 _OPERATE = frozenset({Role.OPERATOR})
 
-# Needs no token: who watches whether the server lives should have none.
-OPEN = frozenset({"/healthz", "/readyz"})
+# Needs no token: who watches whether the server lives should have none, and whoever signs in has
+# none yet.
+OPEN = frozenset({
+    ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/static/{name}"),
+    ("GET", "/sign-in"), ("POST", "/sign-in"), ("POST", "/sign-out"),
+})  # fmt: skip
+# A browser carries its token in a cookie. It counts for reading only, so that no page elsewhere
+# can change anything through somebody's browser.
+COOKIE = "cambium_token"
+SIGN_IN = "/sign-in"
 # In order: the first template that fits decides. What is not here is not there.
 ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("GET", "/v1/models", _ALL),
@@ -79,8 +88,17 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("DELETE", "/tokens/{token_id}", _OPERATE),
     ("GET", "/metrics", _OPERATE),
     ("GET", "/openapi.json", _ALL),
+    ("GET", "/", _READ),
+    ("GET", "/review/{proposal_id}", _READ),
+    ("GET", "/line", _READ),
 )
 _COMPILED = [(method, compile_path(path)[0], roles) for method, path, roles in ROUTES]
+_OPEN = [(method, compile_path(path)[0]) for method, path in OPEN]
+
+
+def is_open(method: str, path: str) -> bool:
+    """Returns whether a route asks nobody who they are."""
+    return any(m == method and p.match(path) for m, p in _OPEN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,12 +156,12 @@ class Access:
             NotFound: the table has no such route.
             DataError: without tokens, a page of the web asks through somebody's browser.
         """
-        if self._tokens is None or (method == "GET" and path in OPEN):
+        if self._tokens is None or is_open(method, path):
             return ANYBODY
         if not self._tokens.demanded:
             _check_local(headers)
             return ANYBODY
-        row = self._tokens.find(_bearer(headers))
+        row = self._tokens.find(_token(method, headers))
         if not again:
             self._limits.take(row.token_id, per_minute=row.requests_per_minute)
         roles = frozenset(Role(role) for role in row.roles)
@@ -183,6 +201,14 @@ Asking = Annotated[Caller, Depends(caller_of)]
 def _caller(row: TokenRow, roles: frozenset[Role]) -> Caller:
     sees_all = row.tenant == EVERY_TENANT or Role.OPERATOR in roles
     return Caller(tenant=row.tenant, sees_all=sees_all)
+
+
+def _token(method: str, headers: Mapping[str, str]) -> str:
+    if method == "GET" and "authorization" not in headers:
+        kept = cookie_parser(headers.get("cookie", "")).get(COOKIE)
+        if kept:
+            return kept
+    return _bearer(headers)
 
 
 def _bearer(headers: Mapping[str, str]) -> str:

@@ -9,25 +9,27 @@ from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cambium import __version__
 from cambium.core.errors import CambiumError, DataError, NotFound
-from cambium.serve.access import ANYBODY, OPEN, caller_of
+from cambium.serve.access import ANYBODY, SIGN_IN, caller_of, is_open
 from cambium.serve.answering import CallersView
 from cambium.serve.api import adapters, governance, killing, measuring, review, tokens
 from cambium.serve.api.openai import openai_error_response
 from cambium.serve.api.openai import router as openai_router
 from cambium.serve.api.problems import problem
 from cambium.serve.config import ServerConfig
-from cambium.serve.errors import NotUtf8, TooLarge
+from cambium.serve.dashboard import pages
+from cambium.serve.errors import NotUtf8, TooLarge, Unauthenticated
 from cambium.serve.runtime import Runtime
 
 # A body over the bound is read on, unkept, up to this many times the bound.
 DRAINED_BODIES = 4
+MAX_OPEN_BODY = 4096
 
 
 def create_app(config: ServerConfig, *, opened: Runtime | None = None) -> FastAPI:
@@ -44,7 +46,7 @@ def create_app(config: ServerConfig, *, opened: Runtime | None = None) -> FastAP
             app.state.runtime = runtime
             whole = CallersView(answering=runtime.answering, caller=ANYBODY)
             app.include_router(openai_router(whole, view=partial(_as_seen, runtime)))
-            for part in (adapters, review, measuring, governance, killing, tokens):
+            for part in (adapters, review, measuring, governance, killing, tokens, pages):
                 app.include_router(part.router(runtime))
             yield
 
@@ -86,14 +88,17 @@ class RequestGuard:
             await send(message)
 
         refusal = _not_admitted(scope)
-        body = await self._read(receive, keep=refusal is None and scope["path"] not in OPEN)
+        # Of what nobody vouches for, no more is kept than a form holds.
+        most = MAX_OPEN_BODY if is_open(scope["method"], scope["path"]) else self._max
+        body = await self._read(receive, keep=refusal is None, most=most)
         if body is None:
             return  # the caller went away before it had said everything
         # Whoever takes their time with a body may have lost the token meanwhile.
         refusal = refusal or _not_admitted(scope, again=True)
-        refusal = refusal or self._refusal(body) or _killed(scope)
+        refusal = refusal or _refusal(body, most) or _killed(scope)
         if refusal is not None:
-            await _answer_error(Request(scope), refusal)(scope, receive, send_with_id)
+            answer = _to_sign_in(scope, refusal) or _answer_error(Request(scope), refusal)
+            await answer(scope, receive, send_with_id)
             return
         messages = iter([{"type": "http.request", "body": body, "more_body": False}])
 
@@ -102,7 +107,7 @@ class RequestGuard:
 
         await self._app(scope, replay, send_with_id)
 
-    async def _read(self, receive: Receive, *, keep: bool) -> bytes | None:
+    async def _read(self, receive: Receive, *, keep: bool, most: int) -> bytes | None:
         """Returns the body, or as much as shows that it is too large; None if it broke off.
 
         What is too large is read to its end but not kept, so that the caller, who is still
@@ -110,26 +115,27 @@ class RequestGuard:
         """
         parts: list[bytes] = []
         size = 0
-        while size <= DRAINED_BODIES * self._max:
+        while size <= DRAINED_BODIES * most:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
             part = message.get("body", b"")
-            if keep and size <= self._max:
+            if keep and size <= most:
                 parts.append(part)
             size += len(part)
             if not message.get("more_body", False):
                 break
         return b"".join(parts)
 
-    def _refusal(self, body: bytes) -> CambiumError | None:
-        if len(body) > self._max:
-            return TooLarge(f"the body is over {self._max} bytes", mend="send less at a time")
-        try:
-            body.decode("utf-8")
-        except UnicodeDecodeError as error:
-            return NotUtf8(f"the body is not UTF-8 at byte {error.start}", mend="send UTF-8 JSON")
-        return None
+
+def _refusal(body: bytes, most: int) -> CambiumError | None:
+    if len(body) > most:
+        return TooLarge(f"the body is over {most} bytes", mend="send less at a time")
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return NotUtf8(f"the body is not UTF-8 at byte {error.start}", mend="send UTF-8 JSON")
+    return None
 
 
 def _not_admitted(scope: Scope, *, again: bool = False) -> CambiumError | None:
@@ -141,6 +147,14 @@ def _not_admitted(scope: Scope, *, again: bool = False) -> CambiumError | None:
     except CambiumError as error:
         return error
     scope["state"]["caller"] = caller
+    return None
+
+
+def _to_sign_in(scope: Scope, refusal: CambiumError) -> Response | None:
+    """Sends a browser that has no token to where it can give one."""
+    wants_page = "text/html" in Headers(scope=scope).get("accept", "")
+    if scope["method"] == "GET" and wants_page and isinstance(refusal, Unauthenticated):
+        return RedirectResponse(SIGN_IN, status_code=303)
     return None
 
 

@@ -1,0 +1,136 @@
+"""What the pages say: the API's own records, put into words and onto scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from cambium.core.nouns import ProposalState
+
+# What each state means for whoever looks at the list.
+STATES = {
+    ProposalState.CONSOLIDATING: "is being consolidated from its parent",
+    ProposalState.CHECKING: "is being looked at by the gates",
+    ProposalState.AWAITING_APPROVAL: "waits for people",
+    ProposalState.MERGEABLE: "can be merged",
+    ProposalState.MERGED: "is merged",
+    ProposalState.REJECTED: "was rejected",
+    ProposalState.FAILED: "failed",
+}
+MAX_CHANGES = 200
+MAX_EXAMPLES = 3
+# How much of a scale lies beyond the outermost number on either side.
+_MARGIN = 0.08
+
+
+def status_line(view: Mapping[str, Any]) -> str:
+    """Returns in one line where a proposal stands and what it waits for."""
+    state = ProposalState(view["state"])
+    if state in (ProposalState.REJECTED, ProposalState.FAILED):
+        return f"{STATES[state]}: {view['reason'] or 'no reason was given'}"
+    if state is ProposalState.MERGED:
+        return STATES[state]
+    said = [f"{len(view['approvals'])} of {view['quorum']['k']} approvals"]
+    for gate in view["gates"]:
+        if gate["waived"]:
+            said.append(f"{gate['name']} is waived")
+        elif gate["verdict"] == "error":
+            said.append(f"{gate['name']} could not be measured")
+        elif gate["passes"] < gate["required"]:
+            said.append(
+                f"waiting for {gate['name']}, {gate['passes']} of {gate['required']} passes"
+            )
+    return f"{STATES[state]}; " + "; ".join(said)
+
+
+def verdicts(view: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Returns the gates' names by verdict, what is no pass first."""
+    found: dict[str, list[str]] = {}
+    for gate in view["gates"]:
+        found.setdefault("waived" if gate["waived"] else str(gate["verdict"]), []).append(
+            gate["name"]
+        )
+    return sorted(found.items(), key=lambda item: (item[0] == "pass", item[0]))
+
+
+def gate_rows(view: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the gates as the page draws them: each with its looks on one scale, 0 to 100."""
+    return [{**gate, "scale": _scale(gate)} for gate in view["gates"]]
+
+
+def cluster_rows(behaviour: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns a diff's clusters for the page, their bars on one scale for all, 0 to 100."""
+    changes = list(behaviour.get("changes", ()))[:MAX_CHANGES]
+    most = max((max(c["before"], c["after"]) for c in changes), default=0.0) or 1.0
+    return [
+        {
+            **change,
+            "found": change["q_value"] <= behaviour["config"]["q"],
+            "bar_before": 100 * change["before"] / most,
+            "bar_after": 100 * change["after"] / most,
+            "examples": list(change["examples"])[:MAX_EXAMPLES],
+        }
+        for change in changes
+    ]
+
+
+def module_rows(weights: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the changed modules, the most changed first, their bars from 0 to 100."""
+    modules = sorted(weights.get("modules", ()), key=lambda m: -m["relative"])
+    most = max((m["relative"] for m in modules), default=0.0) or 1.0
+    return [{**m, "bar": 100 * m["relative"] / most} for m in modules]
+
+
+def when(seconds: float | None) -> str:
+    """Returns a time of day in UTC, or a dash."""
+    if seconds is None:
+        return "–"
+    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def short(digest: str | None) -> str:
+    """Returns as much of a digest as a person compares, or a dash."""
+    return f"{digest[:19]}…" if digest else "–"
+
+
+def number(value: float | None) -> str:
+    """Returns a number with its sign and three digits that count, or a dash."""
+    if value is None:
+        return "–"
+    return f"{value:+.3g}" if value else "0"
+
+
+def _scale(gate: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns where threshold, zero and each look's interval lie, or None before any look."""
+    looks = [look for look in gate["history"] if look["ci"] is not None]
+    if not looks:
+        return None
+    numbers = [gate["threshold"], 0.0, *(end for look in looks for end in look["ci"])]
+    low, high = min(numbers), max(numbers)
+    pad = _MARGIN * ((high - low) or 1.0)
+
+    def at(value: float) -> float:
+        return round(100 * (value - low + pad) / (high - low + 2 * pad), 2)
+
+    return {
+        "threshold": at(gate["threshold"]),
+        "zero": at(0.0),
+        "looks": [_look(look, at(look["ci"][0]), at(look["ci"][1]), at(look["effect"]))
+                  for look in looks],
+    }  # fmt: skip
+
+
+def _look(look: Mapping[str, Any], low: float, high: float, effect: float) -> dict[str, Any]:
+    return {"low": low, "high": high, "width": max(high - low, 0.6), "effect": effect,
+            "verdict": look["verdict"], "why": look["why"]}  # fmt: skip
+
+
+def timeline(entries: Sequence[Mapping[str, Any]], proposal: str) -> list[dict[str, Any]]:
+    """Returns the audit entries that name a proposal, oldest first."""
+    return [
+        {"seq": e["seq"], "kind": e["kind"], "at": e["at"], "hash": e["hash"],
+         "state": e["body"].get("state"), "reason": e["body"].get("reason")}
+        for e in entries
+        if e["body"].get("proposal") == proposal
+    ]  # fmt: skip

@@ -1,0 +1,211 @@
+"""The review room's pages: complete, escaped, without scripts, and shown to those who may see."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from tests.serving import PORT, TREES, WAIT_S, People, Server, served, small_config
+
+from cambium.serve.access import COOKIE
+
+XSS = "<script>alert('trees')</script><img src=x onerror=alert(1)>"
+PAGE = {"accept": "text/html"}
+
+
+class Reader(HTMLParser):
+    """What a browser would find: text, tags, attributes, and whether tags nest."""
+
+    VOID = frozenset({"meta", "link", "img", "input", "br", "rect", "line"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.tags = "", []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    people, state = People(), tmp_path_factory.mktemp("state")
+    people.init(state)
+    config = small_config(state, model=str(base), num_diff_prompts=12, measure_drift=True)
+    with served(config, people) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def trees(server: Server) -> str:
+    """A proposal with hostile texts, a hostile source, a domain of angle brackets, one approval."""
+    server.create("trees")
+    server.post("/learn/step", adapter_id="trees", steps=4, lr=0.02, consent=XSS, source=XSS,
+                examples=[{"text": f"{text} {XSS}"} for text in TREES])  # fmt: skip
+    proposal = server.propose("trees", "trees")
+    assert server.settled(proposal)["state"] == "awaiting_approval"
+    server.approve(proposal, 0)
+    return proposal
+
+
+def page(server: Server, path: str, status: int = 200) -> Reader:
+    answer = server.http.get(path, headers=PAGE)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"].startswith("text/html")
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'") and "unsafe" not in policy
+    found = Reader(answer.text)
+    assert "script" not in found.tags and "style" not in found.tags
+    handlers = [(t, n) for t, n, _ in found.attributes if n.startswith("on") or n == "style"]
+    assert handlers == []
+    assert found.tags.count("h1") == 1 and len(found.ids) == len(set(found.ids))
+    return found
+
+
+def test_a_fresh_list_says_how_to_begin(server: Server) -> None:
+    assert "cambium propose ADAPTER --into DOMAIN" in page(server, "/").text
+
+
+def test_the_list_says_where_each_proposal_stands(server: Server, trees: str) -> None:
+    found = page(server, "/")
+    assert ("a", "href", f"/review/{trees}") in found.attributes
+    assert "1 of 2 approvals" in found.text and "awaiting approval" in found.text
+
+
+def test_a_proposal_shows_every_part_and_what_blocks_it(server: Server, trees: str) -> None:
+    view, found = server.get(f"/proposals/{trees}"), page(server, f"/review/{trees}")
+    for part in ("behaviour", "evals", "weights", "circuits", "data", "governance", "timeline"):
+        assert part in found.ids and ("a", "href", f"#{part}") in found.attributes
+    assert found.text.index("What blocks the merge") < found.text.index("Behaviour")
+    assert all(blocker in found.text for blocker in view["blockers"])
+    for gate in view["gates"]:
+        assert gate["name"] in found.text and gate["why"] in found.text
+    for field in ("proposal_digest", "candidate_digest", "evidence_root", "policy_digest"):
+        assert view[field] in found.text
+    assert f"cambium approve {trees} --key FILE" in found.text
+    assert "approver-1" in found.text and "1 of 2 approvals" in found.text
+    kinds = {e["kind"] for e in server.get("/audit")["entries"] if e["body"].get("proposal")}
+    assert kinds and all(kind in found.text for kind in kinds)
+    # No producer, no green tick.
+    assert "no circuit diff is computed by this version" in found.text
+
+
+def test_hostile_texts_are_shown_as_text(server: Server, trees: str) -> None:
+    found = page(server, f"/review/{trees}")
+    assert XSS in found.text  # as a source, word for word, and not as tags: `page` checked
+    assert "img" not in found.tags
+
+
+def test_looks_are_drawn_on_one_scale(server: Server, trees: str) -> None:
+    found = page(server, f"/review/{trees}")
+    for tag, name, value in found.attributes:
+        if tag in ("rect", "line") and name in ("x", "x1", "x2", "width"):
+            assert 0 <= float(str(value)) <= 100.6
+    assert found.tags.count("g") >= len(server.get(f"/proposals/{trees}")["gates"])
+
+
+def test_the_line_shows_revisions_and_drift(server: Server, trees: str) -> None:
+    server.merged("port", "port", PORT)
+    deadline = iter(range(int(WAIT_S * 50)))
+    while server.get("/drift")["pending"]:
+        next(deadline)
+        server.http.portal.call(_pause)  # type: ignore[union-attr]
+    found = page(server, "/line")
+    assert ("img", "src", "/drift.svg") in found.attributes
+    assert "port" in found.text and "served" in found.text and "the base alone" in found.text
+    assert server.get("/drift")["suspect"]["reason"] in found.text
+
+
+async def _pause() -> None:
+    import anyio
+
+    await anyio.sleep(0.02)
+
+
+def test_what_is_not_there_is_said_on_a_page(server: Server) -> None:
+    assert "no proposal has the id" in page(server, "/review/p-nobody", status=404).text
+    assert server.http.get("/static/../pages.py").status_code == 404
+    assert server.http.get("/static/base.html").status_code == 404
+
+
+def test_everything_a_page_needs_comes_from_here_and_is_small(server: Server, trees: str) -> None:
+    found = page(server, f"/review/{trees}")
+    needed = {str(v) for _, n, v in found.attributes if n == "src"}
+    needed |= {str(v) for t, n, v in found.attributes if t == "link" and n == "href"}
+    assert needed == {"/static/cambium.css"}
+    sheet = server.http.get("/static/cambium.css")
+    assert sheet.headers["content-type"].startswith("text/css") and len(sheet.content) < 20_000
+    assert not re.search(r"url\(|@import", sheet.text)
+
+
+@pytest.fixture
+def locked(base: Path, tmp_path: Path) -> Iterator[tuple[Server, str, str]]:
+    """A server with tokens of a reviewer and of a client."""
+    people = People()
+    people.init(tmp_path)
+    with served(small_config(tmp_path, model=str(base)), people) as found:
+        body = {"name": "root", "tenant": "*", "roles": ["operator"]}
+        operator = found.post("/tokens", 201, **body)["token"]
+        bearer = {"authorization": f"Bearer {operator}"}
+        made = [
+            found.http.post("/tokens", json={"name": role, "tenant": "t", "roles": [role]},
+                            headers=bearer).json()["token"]
+            for role in ("reviewer", "client")
+        ]  # fmt: skip
+        yield found, *made
+
+
+def test_a_browser_signs_in_and_its_cookie_only_reads(locked: tuple[Server, str, str]) -> None:
+    server, reviewer, client = locked
+    http = server.http
+    sent = http.get("/", headers=PAGE, follow_redirects=False)
+    assert (sent.status_code, sent.headers["location"]) == (303, "/sign-in")
+    assert http.get("/").status_code == 401  # a program is told, not sent away
+    assert "Sign in" in page(server, "/sign-in").text
+
+    wrong = http.post("/sign-in", data={"token": "cambium_x_y"})
+    assert wrong.status_code == 401 and "does not count" in wrong.text
+    assert COOKIE not in http.cookies
+    elsewhere = http.post("/sign-in", data={"token": reviewer},
+                          headers={"origin": "https://evil.example"})  # fmt: skip
+    assert elsewhere.status_code == 400 and COOKIE not in http.cookies
+
+    right = http.post("/sign-in", data={"token": reviewer}, follow_redirects=False)
+    assert right.status_code == 303
+    cookie = right.headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=strict" in cookie
+    assert "None yet" in page(server, "/").text
+
+    # What the cookie opens is reading; every change asks for the token itself.
+    refused = http.post("/proposals/p-1/reject", json={"reason": "x"})
+    assert refused.status_code == 401
+    assert http.delete("/adapters/x").status_code == 401
+
+    http.post("/sign-out", follow_redirects=False)
+    assert http.get("/").status_code == 401
+    http.cookies.set(COOKIE, client)
+    assert http.get("/").status_code == 403
+    http.cookies.clear()

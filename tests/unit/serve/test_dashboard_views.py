@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cambium.serve.dashboard import views
+
+NUMBERS = st.floats(-1e6, 1e6)
+
+
+def gate(**changes: Any) -> dict[str, Any]:
+    plain = {"name": "retention", "verdict": "pass", "waived": False, "passes": 2, "required": 2,
+             "threshold": -0.03, "history": []}  # fmt: skip
+    return {**plain, **changes}
+
+
+def view(state: str, *gates: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    plain = {"state": state, "gates": list(gates), "approvals": ["a"], "quorum": {"k": 2, "n": 3},
+             "reason": None}  # fmt: skip
+    return {**plain, **changes}
+
+
+@pytest.mark.parametrize(
+    ("shown", "line"),
+    [
+        (view("awaiting_approval", gate()), "waits for people; 1 of 2 approvals"),
+        (
+            view("checking", gate(passes=1, required=3)),
+            "is being looked at by the gates; 1 of 2 approvals; waiting for retention, "
+            "1 of 3 passes",
+        ),
+        (
+            view("checking", gate(verdict="error", passes=0)),
+            "is being looked at by the gates; 1 of 2 approvals; retention could not be measured",
+        ),
+        (
+            view("mergeable", gate(verdict="fail", passes=0, waived=True)),
+            "can be merged; 1 of 2 approvals; retention is waived",
+        ),
+        (view("merged", gate()), "is merged"),
+        (view("rejected", gate(), reason="no gain"), "was rejected: no gain"),
+        (view("failed"), "failed: no reason was given"),
+    ],
+)
+def test_the_status_line_says_what_it_waits_for(shown: dict[str, Any], line: str) -> None:
+    assert views.status_line(shown) == line
+
+
+def test_what_is_no_pass_comes_first() -> None:
+    shown = view("checking", gate(), gate(name="a", verdict="fail"), gate(name="b", waived=True))
+    assert views.verdicts(shown) == [("fail", ["a"]), ("waived", ["b"]), ("pass", ["retention"])]
+
+
+@given(threshold=NUMBERS, ends=st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=5))
+def test_every_look_lies_on_the_scale_in_the_right_order(
+    threshold: float, ends: list[tuple[float, float]]
+) -> None:
+    looks = [
+        {"ci": sorted(pair), "effect": sum(pair) / 2, "verdict": "pass", "why": ""} for pair in ends
+    ]
+    (row,) = views.gate_rows(view("checking", gate(threshold=threshold, history=looks)))
+    scale = row["scale"]
+    for look, raw in zip(scale["looks"], looks, strict=True):
+        assert 0 <= look["low"] <= look["effect"] <= look["high"] <= 100
+        # Which side of the threshold an end lies on is what a reader sees.
+        if raw["ci"][0] > threshold:
+            assert look["low"] >= scale["threshold"]
+        if raw["ci"][1] < threshold:
+            assert look["high"] <= scale["threshold"]
+
+
+def test_a_gate_that_nobody_looked_at_has_no_scale() -> None:
+    errored = {"ci": None, "effect": None, "verdict": "error", "why": "dry"}
+    for history in ([], [errored]):
+        (row,) = views.gate_rows(view("checking", gate(history=history)))
+        assert row["scale"] is None
+
+
+def test_bars_share_one_scale_and_only_what_is_certain_counts_as_found() -> None:
+    change = {"before": 0.1, "after": 0.2, "q_value": 0.5, "examples": [{}] * 5}
+    diff = {"config": {"q": 0.05}, "changes": [change, {**change, "after": 0.4, "q_value": 0.01}]}
+    first, second = views.cluster_rows(diff)
+    assert (first["bar_after"], second["bar_after"]) == (50, 100)
+    assert (first["found"], second["found"]) == (False, True)
+    assert len(first["examples"]) == views.MAX_EXAMPLES
+    assert views.cluster_rows({}) == []
+
+
+def test_numbers_and_times_are_for_people() -> None:
+    assert [views.number(x) for x in (None, 0.0, -0.0, 0.12345, -3)] == [
+        "–", "0", "0", "+0.123", "-3"]  # fmt: skip
+    assert views.when(None) == "–" and views.when(0) == "1970-01-01 00:00:00 UTC"
+    assert views.short(None) == "–" and len(views.short("sha256:" + "a" * 64)) == 20
