@@ -9,7 +9,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 STATE ?= out/state
-BENCHMARKS := engine learn learning_rate
+# Tests run in so many processes beside each other, a core each.
+WORKERS ?= 2
+BENCHMARKS := engine learn learning_rate trust diff gates drift forgetting
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -35,7 +37,7 @@ lint: setup ## style, types and import rules
 	$(BIN)/lint-imports
 
 test: setup lint ## every check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 demo: setup ## the whole loop on the bundled base; report in out/demo
 	$(BIN)/cambium demo --out out/demo

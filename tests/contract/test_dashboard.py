@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from tests.serving import PORT, TREES, WAIT_S, People, Server, served, small_config
 
-from cambium.serve.access import COOKIE
+from cambium.core.nouns import Action
+from cambium.serve.sessions import COOKIE
+from cambium.trust.acts import sign_act, signature_to_json
 
 XSS = "<script>alert('trees')</script><img src=x onerror=alert(1)>"
 PAGE = {"accept": "text/html"}
@@ -197,6 +199,7 @@ def test_a_browser_signs_in_and_its_cookie_only_reads(locked: tuple[Server, str,
     assert right.status_code == 303
     cookie = right.headers["set-cookie"].lower()
     assert "httponly" in cookie and "samesite=strict" in cookie
+    assert reviewer.lower() not in cookie  # it goes to other ports of this host too
     assert "None yet" in page(server, "/").text
 
     # What the cookie opens is reading; every change asks for the token itself.
@@ -206,6 +209,26 @@ def test_a_browser_signs_in_and_its_cookie_only_reads(locked: tuple[Server, str,
 
     http.post("/sign-out", follow_redirects=False)
     assert http.get("/").status_code == 401
-    http.cookies.set(COOKIE, client)
+    for wrong in (client, "x", "a.b.c", f"{'9' * 30}.9.", right.cookies[COOKIE][:-1] + "x"):
+        http.cookies.set(COOKIE, wrong)
+        assert http.get("/").status_code == 401
+    http.cookies.clear()
+    http.post("/sign-in", data={"token": client}, follow_redirects=False)
     assert http.get("/").status_code == 403
     http.cookies.clear()
+    assert http.post("/sign-in", content=b"a&b&c&d&e&f").status_code == 401
+
+
+def test_after_a_kill_people_can_still_look(locked: tuple[Server, str, str]) -> None:
+    server, reviewer, _ = locked
+    bearer = {"authorization": f"Bearer {reviewer}"}
+    server.http.headers.update(bearer)
+    act = server.act(Action.KILL, server.get("/kill")["target"])
+    signed = signature_to_json(sign_act(server.people.operator, act))
+    server.post("/kill", reason="drill", signatures=[signed])
+    del server.http.headers["authorization"]
+    assert server.http.get("/").status_code == 401
+    assert server.http.post("/sign-in", data={"token": reviewer}).status_code == 200
+    found = page(server, "/")
+    assert "Killed." in found.text and "cambium propose" in found.text
+    server.http.cookies.clear()

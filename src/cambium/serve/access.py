@@ -17,6 +17,7 @@ from cambium.serve.config import LOOPBACK
 from cambium.serve.errors import AdapterNotFound, RoleMissing, Unauthenticated
 from cambium.serve.names import qualified
 from cambium.serve.rate_limits import RateLimits
+from cambium.serve.sessions import COOKIE, Sessions
 from cambium.serve.store.records import TokenRow
 from cambium.serve.tokens import EVERY_TENANT, Role, Tokens
 
@@ -35,9 +36,6 @@ OPEN = frozenset({
     ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/static/{name}"),
     ("GET", "/sign-in"), ("POST", "/sign-in"), ("POST", "/sign-out"),
 })  # fmt: skip
-# A browser carries its token in a cookie. It counts for reading only, so that no page elsewhere
-# can change anything through somebody's browser.
-COOKIE = "cambium_token"
 SIGN_IN = "/sign-in"
 # In order: the first template that fits decides. What is not here is not there.
 ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
@@ -136,9 +134,12 @@ ANYBODY = Caller(tenant=DEFAULT_TENANT, sees_all=True)
 class Access:
     """Lets a request in or says why not, before anything of its body is read."""
 
-    def __init__(self, tokens: Tokens | None, *, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self, tokens: Tokens | None, *, sessions: Sessions, now_s: Callable[[], float]
+    ) -> None:
         """Takes the state's tokens; None, for a server without a socket, lets everybody in."""
         self._tokens = tokens
+        self._sessions = sessions
         self._limits = RateLimits(now_s=now_s)
 
     def admit(
@@ -161,7 +162,7 @@ class Access:
         if not self._tokens.demanded:
             _check_local(headers)
             return ANYBODY
-        row = self._tokens.find(_token(method, headers))
+        row = self._row(self._tokens, method, headers)
         if not again:
             self._limits.take(row.token_id, per_minute=row.requests_per_minute)
         roles = frozenset(Role(role) for role in row.roles)
@@ -175,6 +176,15 @@ class Access:
                 mend="use a token of that role",
             )
         return _caller(row, roles)
+
+    def _row(self, tokens: Tokens, method: str, headers: Mapping[str, str]) -> TokenRow:
+        # A browser's session counts for reading only, so that no page elsewhere can change anything
+        # through somebody's browser.
+        if method == "GET" and "authorization" not in headers:
+            session = cookie_parser(headers.get("cookie", "")).get(COOKIE)
+            if session:
+                return self._sessions.find(session)
+        return tokens.find(_bearer(headers))
 
 
 def need_all(caller: Caller) -> None:
@@ -201,14 +211,6 @@ Asking = Annotated[Caller, Depends(caller_of)]
 def _caller(row: TokenRow, roles: frozenset[Role]) -> Caller:
     sees_all = row.tenant == EVERY_TENANT or Role.OPERATOR in roles
     return Caller(tenant=row.tenant, sees_all=sees_all)
-
-
-def _token(method: str, headers: Mapping[str, str]) -> str:
-    if method == "GET" and "authorization" not in headers:
-        kept = cookie_parser(headers.get("cookie", "")).get(COOKIE)
-        if kept:
-            return kept
-    return _bearer(headers)
 
 
 def _bearer(headers: Mapping[str, str]) -> str:

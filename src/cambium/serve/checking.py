@@ -295,14 +295,18 @@ class Checker:
             merged = other.proposal
             if merged.state is ProposalState.MERGED and merged.domain != proposal.domain:
                 others += self._read(e for e in other.provenance["examples"] if e["kept"])
+        trained = self._read(e for e in fed if not e["kept"])
+        # The same text may come in another document, or in another domain's: it is no fresh item.
+        learned = {e.accepted.digest for e in trained}
         lora = filed.provenance["lora"]
         return Inputs(
             config=LoraConfig(r=lora["r"], lora_alpha=lora["lora_alpha"],
                               target_modules=tuple(lora["target_modules"])),
             domain=proposal.domain,
-            trained=self._read(e for e in fed if not e["kept"]),
-            kept=self._read(e for e in fed if e["kept"]),
-            others=others,
+            trained=trained,
+            kept=[e for e in self._read(e for e in fed if e["kept"])
+                  if e.accepted.digest not in learned],
+            others=[e for e in others if e.accepted.digest not in learned],
             seed=int(proposal.provenance_digest[7:15], 16),
         )  # fmt: skip
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cambium.core.errors import CambiumError, Stopped
+from cambium.core.errors import CambiumError, Stopped, SystemKilled
 from cambium.core.nouns import BankEntry, Revision
 from cambium.evals.drift import (
     Arm,
@@ -26,6 +26,7 @@ from cambium.evals.drift import (
     DriftSeries,
     Merge,
     RevisionDrift,
+    Suspicion,
     drift_from_json,
     measure_drift,
     suspect,
@@ -41,6 +42,7 @@ from cambium.models.engine import Engine
 from cambium.models.lora import Lora, from_bytes
 from cambium.models.representing import represents
 from cambium.serve.bank import stored_bytes
+from cambium.serve.errors import StorageFull
 from cambium.serve.jobs import JobRunner
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import verified_revision
@@ -49,6 +51,7 @@ DRIFT_META = "drift:"
 JOB = "drift"
 MAX_DRAWN = 24
 _log = logging.getLogger(__name__)
+_SIMULATING = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,12 @@ class MergeStep:
 
 @dataclass(frozen=True, kw_only=True)
 class DriftTracker:
-    """Measures every merge of a state once, in order, and keeps what was read."""
+    """Measures every merge of a state once, in order, and keeps what was read.
+
+    Args:
+        is_on: without it nothing is measured, and what was measured is still shown.
+        is_eager: a merge is measured at once, and not only when somebody asks for it.
+    """
 
     proposals: Proposals
     jobs: JobRunner
@@ -71,12 +79,17 @@ class DriftTracker:
     encoder: Encoder
     num_replay: int
     is_on: bool
+    is_eager: bool
     _known: Known = field(default_factory=lambda: {})
     _failed: dict[int, str] = field(default_factory=lambda: {})  # by revision
 
     def follow(self) -> None:
         """Queues the measuring of merges that were not measured yet."""
-        if self.is_on and any(self._kept(step) is None for step in self._line()):
+        if self.is_on and self.is_eager:
+            self._queue()
+
+    def _queue(self) -> None:
+        if self._next() is not None:
             self.jobs.submit(JOB, self._run)
 
     def report(self, may_see: Callable[[str], bool]) -> dict[str, Any]:
@@ -85,34 +98,43 @@ class DriftTracker:
         kept = [self._kept(step) for step in line]
         series = DriftSeries(revisions=tuple(drift for drift in kept if drift is not None))
         missing = [s.revision.number for s, drift in zip(line, kept, strict=True) if drift is None]
+        if self.is_on and not self.is_eager:
+            self._queue()
         return {
             "available": self.is_on,
             "series": series.to_json(),
             "pending": [n for n in missing if self.is_on and n not in self._failed],
             "failed": {str(n): self._failed[n] for n in missing if n in self._failed},
-            "suspect": suspicion_json(suspect(series)),
+            "suspect": suspicion_json(_suspect(series)),
         }
 
     def drawn(self, may_see: Callable[[str], bool]) -> str:
         """Returns the newest merges as a picture, SVG."""
         kept = [self._kept(step) for step in self._line() if may_see(step.domain)]
         series = DriftSeries(revisions=tuple(drift for drift in kept if drift is not None))
-        newest = DriftSeries(revisions=series.revisions[-MAX_DRAWN:])
-        return picture(newest, {}, suspect(series))
+        return picture(_newest(series), {}, _suspect(series))
 
     def _run(self, stop: threading.Event) -> None:
-        for step in self._line():
-            if stop.is_set():
-                return
-            if self._kept(step) is not None or step.revision.number in self._failed:
-                continue
-            try:
-                self._keep(step, self._measured(step, stop))
-            except CambiumError as error:
-                if stop.is_set():
-                    return  # killed or closing: it is measured when the server is up again
-                self._failed[step.revision.number] = error.one_line()
-                _log.warning("no drift of %d: %s", step.revision.number, error.one_line())
+        """Measures one merge, and queues the next behind whatever else waits."""
+        step = self._next()
+        if step is None or stop.is_set():
+            return
+        try:
+            self._keep(step, self._measured(step, stop))
+        except (Stopped, SystemKilled, StorageFull) as error:
+            # It decides nothing: it is measured when the server is up again, or has room.
+            _log.warning("no drift of %d yet: %s", step.revision.number, error.one_line())
+            return
+        except Exception as error:  # noqa: BLE001  (said where people look; the line goes on)
+            known = isinstance(error, CambiumError)
+            why = error.one_line() if known else f"{type(error).__name__}: {error}"
+            self._failed[step.revision.number] = why
+            _log.warning("no drift of %d: %s", step.revision.number, why, exc_info=not known)
+        self._queue()
+
+    def _next(self) -> MergeStep | None:
+        waiting = (s for s in self._line() if s.revision.number not in self._failed)
+        return next((step for step in waiting if self._kept(step) is None), None)
 
     def _measured(self, step: MergeStep, stop: threading.Event) -> RevisionDrift:
         before, after = (self._lora(entry) for entry in (step.before, step.after))
@@ -129,10 +151,14 @@ class DriftTracker:
             label=step.domain,
         )
         drift = measure_drift(merge, inputs=self._inputs, known=self._known)
-        # Of what was observed only the base is asked for again for certain, and the newest.
+        # Of what was observed only the base is asked for again for certain, and the newest: as a
+        # parent, which has no rows of its own.
         wanted = {self.engine.base.digest, step.after.adapter.digest}
-        for key in [key for key in self._known if key[0] not in wanted]:
-            del self._known[key]
+        for key in list(self._known):
+            if key[0] in wanted:
+                self._known[key] = {**self._known[key], "composition": None}
+            else:
+                del self._known[key]
         return drift
 
     @property
@@ -199,6 +225,16 @@ class DriftTracker:
         with self.proposals.state.transaction() as tx:
             self.proposals.kill.check()
             tx.set_meta(f"{DRIFT_META}{step.revision.digest}", value=json.dumps(drift.to_json()))
+
+
+def _newest(series: DriftSeries) -> DriftSeries:
+    return DriftSeries(revisions=series.revisions[-MAX_DRAWN:])
+
+
+def _suspect(series: DriftSeries) -> Suspicion:
+    """Returns who stands out of the newest; simulated once for each length, by one thread."""
+    with _SIMULATING:
+        return suspect(_newest(series))
 
 
 def merges(revisions: Sequence[Revision]) -> list[MergeStep]:

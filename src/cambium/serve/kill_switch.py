@@ -42,7 +42,8 @@ REVIVED_META = "revived_version"
 PERIOD_S = 0.1
 MAX_FILE_BYTES = 64_000
 MAX_REASON_CHARS = 1000
-_ALWAYS = ("/kill", "/revive")
+# Signing in changes nothing, and whoever looks after a kill may have no session yet.
+_ALWAYS = ("/kill", "/revive", "/sign-in", "/sign-out")
 _log = logging.getLogger(__name__)
 
 

@@ -43,6 +43,7 @@ from cambium.serve.rehearsing import Rehearsing
 from cambium.serve.releases import Releases
 from cambium.serve.review import Review
 from cambium.serve.rules import Rules
+from cambium.serve.sessions import Sessions
 from cambium.serve.store.state import State
 from cambium.serve.subjects import Subjects
 from cambium.serve.tokens import Tokens
@@ -80,7 +81,12 @@ class Runtime:
         self.rules = Rules(policy_in_force(config, self.state))
         check_log(self.state, self.identity.key.public_key)
         self.tokens = self._open_tokens(config)
-        self.access = Access(None if config.in_process else self.tokens, now_s=time.monotonic)
+        self.sessions = Sessions(self.tokens, now_ms=self.now_ms)
+        self.access = Access(
+            None if config.in_process else self.tokens,
+            sessions=self.sessions,
+            now_s=time.monotonic,
+        )
         self.kill = self._open_kill_switch()
         self.base = self._open_base(config)
         self.training = TrainingModel(self.base)
@@ -152,6 +158,7 @@ class Runtime:
             encoder=self.encoder,
             num_replay=config.num_replay_anchors,
             is_on=config.measure_drift,
+            is_eager=not config.in_process,
         )
         self.releases = Releases(
             self.proposals,

@@ -97,7 +97,18 @@ class Tokens:
             Unauthenticated: unknown, revoked or expired, without saying which.
         """
         self._refresh_if_old()
-        row = self._rows.get(_hash(token))
+        return self._checked(self._rows.get(_hash(token)))
+
+    def standing(self, token_id: str) -> TokenRow:
+        """Returns the standing of the token with this id, for whoever proved to hold it before.
+
+        Raises:
+            Unauthenticated: as `find`.
+        """
+        self._refresh_if_old()
+        return self._checked(next((r for r in self._rows.values() if r.token_id == token_id), None))
+
+    def _checked(self, row: TokenRow | None) -> TokenRow:
         if row is None or row.revoked_at is not None or not self._is_in_time(row):
             raise Unauthenticated(
                 "this token does not count: unknown, revoked or expired",

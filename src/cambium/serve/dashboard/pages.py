@@ -19,12 +19,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from cambium.core.errors import DataError, NotFound
 from cambium.core.nouns import tenant_of
 from cambium.lifecycle.proposal import FINAL
-from cambium.serve.access import COOKIE, SIGN_IN, Asking, Caller
+from cambium.serve.access import SIGN_IN, Asking, Caller
 from cambium.serve.dashboard import views
 from cambium.serve.diff import diff_of
 from cambium.serve.errors import ProposalNotFound, Unauthenticated
 from cambium.serve.proposal_records import Filed
 from cambium.serve.runtime import Runtime
+from cambium.serve.sessions import COOKIE, SESSION_S
 
 # Nothing from elsewhere, nothing inline, nothing that runs, no frame around the page.
 HEADERS = {
@@ -35,9 +36,6 @@ HEADERS = {
     "x-content-type-options": "nosniff",
 }
 STATIC = {"cambium.css": "text/css"}
-SESSION_S = 12 * 3600
-# A log is read from its end; what is older than this stands in `cambium log`.
-MAX_ENTRIES = 20_000
 
 
 def router(runtime: Runtime) -> APIRouter:
@@ -81,15 +79,15 @@ def _add_session(routes: APIRouter, runtime: Runtime) -> None:
     async def sign_in(request: Request) -> Response:
         _check_origin(request)
         # Not `Form`: that would need another parser for one field.
-        fields = parse_qs((await request.body()).decode("utf-8"), max_num_fields=4)
+        fields = parse_qs((await request.body()).decode("utf-8"))
         token = fields.get("token", [""])[0].strip()
         try:
-            await asyncio.to_thread(runtime.tokens.find, token)
+            session = await asyncio.to_thread(runtime.sessions.open, token)
         except Unauthenticated as error:
             return _page(None, "sign_in.html", status_code=401, refused=error)
         answer = RedirectResponse("/", status_code=303, headers=HEADERS)
         # Sent by this site's own pages only, readable by no script, and good for reading alone.
-        answer.set_cookie(COOKIE, token, max_age=SESSION_S, httponly=True, samesite="strict",
+        answer.set_cookie(COOKIE, session, max_age=SESSION_S, httponly=True, samesite="strict",
                           secure=request.url.scheme == "https")  # fmt: skip
         return answer
 
@@ -127,8 +125,7 @@ def _proposal(runtime: Runtime, proposal_id: str, caller: Caller) -> Response:
         )
     view, diff = runtime.review.view(filed), diff_of(filed, runtime)
     with runtime.state.read() as tx:
-        since = max(0, tx.audit_size() - MAX_ENTRIES)
-        entries = [dict(entry.__dict__) for entry in tx.audit_entries(since=since)]
+        entries = [dict(entry.__dict__) for entry in tx.audit_entries(naming=proposal_id)]
     return _page(
         runtime,
         "proposal.html",
@@ -152,6 +149,7 @@ def _line(runtime: Runtime, caller: Caller) -> Response:
     revisions = runtime.releases.list()
     for revision in revisions:
         revision["domains"] = sorted(domain for domain in revision["bank"] if may_see(domain))
+        revision["others"] = len(revision["bank"]) - len(revision["domains"])
     drift = runtime.drift.report(may_see)
     return _page(runtime, "line.html", revisions=revisions[::-1], drift=drift)
 

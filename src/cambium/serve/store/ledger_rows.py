@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import delete, false, func, insert, or_, select, update
+from sqlalchemy import String, cast, delete, false, func, insert, or_, select, update
 
 from cambium.core.errors import KeyUnknown, PolicyMissing
 from cambium.serve.errors import StateCorrupt
@@ -153,9 +153,17 @@ class LedgerRows(Rows):
         """Returns the newest entry, or None of an empty log."""
         return self._first(AuditEntry, _AUDIT.order_by(Audit.seq.desc()))
 
-    def audit_entries(self, *, since: int = 0, limit: int | None = None) -> list[AuditEntry]:
-        """Returns the entries with `seq >= since` in order, `limit` of them at most."""
+    def audit_entries(
+        self, *, since: int = 0, limit: int | None = None, naming: str | None = None
+    ) -> list[AuditEntry]:
+        """Returns the entries with `seq >= since` in order, `limit` of them at most.
+
+        Args:
+            naming: only entries whose body holds this text somewhere.
+        """
         statement = _AUDIT.where(Audit.seq >= since).order_by(Audit.seq)
+        if naming is not None:
+            statement = statement.where(cast(Audit.body, String).contains(naming, autoescape=True))
         return self._all(AuditEntry, statement.limit(limit))
 
     def put_checkpoint(self, checkpoint: Checkpoint) -> None:

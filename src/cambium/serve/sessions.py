@@ -1,0 +1,60 @@
+"""What a browser keeps of a token: proof that it once had it, for reading, for twelve hours.
+
+A cookie goes to every port of a host, and over plain HTTP to whoever listens. So it is not the
+token: it names it, says until when, and is sealed with a secret of this process. A restart, or the
+token's revocation, ends every session.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable
+
+from cambium.serve.errors import Unauthenticated
+from cambium.serve.store.records import TokenRow
+from cambium.serve.tokens import Tokens
+
+COOKIE = "cambium_session"
+SESSION_S = 12 * 3600
+
+
+class Sessions:
+    """Opens sessions for tokens and finds the token of a session."""
+
+    def __init__(self, tokens: Tokens, *, now_ms: Callable[[], int]) -> None:
+        self._tokens = tokens
+        self._now_ms = now_ms
+        self._secret = secrets.token_bytes(32)
+
+    def open(self, token: str) -> str:
+        """Returns a cookie's value for a token.
+
+        Raises:
+            Unauthenticated: the token does not count.
+        """
+        row = self._tokens.find(token)
+        until = self._now_ms() // 1000 + SESSION_S
+        return f"{row.token_id}.{until}.{self._seal(row.token_id, until)}"
+
+    def find(self, cookie: str) -> TokenRow:
+        """Returns the token of a session.
+
+        Raises:
+            Unauthenticated: it is no session of this process, it is over, or its token is.
+        """
+        token_id, _, rest = cookie.partition(".")
+        said, _, seal = rest.partition(".")
+        until = int(said) if said.isascii() and said.isdigit() and len(said) < 16 else 0
+        sealed = self._seal(token_id, until)
+        if not hmac.compare_digest(seal.encode(), sealed.encode()) or self._is_over(until):
+            raise Unauthenticated("this session does not count", mend="sign in on /sign-in")
+        return self._tokens.standing(token_id)
+
+    def _is_over(self, until: int) -> bool:
+        return self._now_ms() // 1000 >= until
+
+    def _seal(self, token_id: str, until: int) -> str:
+        said = f"{token_id}.{until}".encode()
+        return hmac.new(self._secret, said, hashlib.sha256).hexdigest()
