@@ -178,6 +178,7 @@ def test_a_value_out_of_range_is_refused(field: str, value: str) -> None:
         (PEOPLE[0].public.raw, PEOPLE[0].public.raw.upper()),
         (PEOPLE[0].public.raw, "01" + "00" * 31),
     ],
+    ids=["one name", "no name", "one key", "one key in capitals", "no key"],
 )
 def test_people_are_distinct_and_have_real_keys(good: str, bad: str) -> None:
     with pytest.raises(PolicyInvalid):
