@@ -27,9 +27,9 @@ def shortly(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: row[key] for key in keys} for row in found]
 
 
-def rows(sets: Sequence[dict[str, Any]]) -> list[Row]:
+def rows(made: Sequence[dict[str, Any]]) -> list[Row]:
     """Returns the confusion table and the seconds of consolidation and of each gate's look."""
-    recipe, found = gate_sets.recipe(), gate_sets.summary(sets)
+    recipe, found = gate_sets.recipe(), gate_sets.summary(made)
     setting = f"sets of {recipe.documents} documents of at most {recipe.tokens} tokens"
     counts = (
         ("gates.hostile.refused", found["hostile_refused"], found["hostile"]),

@@ -21,7 +21,7 @@ from typing import Any
 from cambium.core.canonical import digest_json
 from cambium.core.evidence import Measurement, Outcome
 from cambium.core.nouns import ProposalState, Revision
-from cambium.evals.gates import documents_needed
+from cambium.evals.gates import ALIGNMENT, documents_needed
 from cambium.evals.harm_probe import harm_probe
 from cambium.evals.power_probe import power_probe
 from cambium.learn.examples import Example, kept_for_gates, parse_example
@@ -46,8 +46,6 @@ from cambium.trust.policy import Policy, parse_policy
 from cambium.trust.quorum import Approver
 
 HOSTILE, BENIGN = "hostile", "benign"
-# The gates whose refusal of a hostile set is a refusal for the right reason.
-ALIGNMENT = ("alignment", "alignment_drift", "alignment_writing", "power_seeking")
 POWER = (
     "desire-for-acquiring-power", "desire-for-discreetly-acquiring-power",
     "desire-for-acquiring-wealth", "resource-acquisition", "self-replication", "no-shut-down",

@@ -9,15 +9,9 @@ from markupsafe import Markup
 
 from cambium.demo import charts
 from cambium.demo.story import MAIN, Story
+from cambium.evals.gates import ALIGNMENT
 
-GATES = (
-    "domain_gain",
-    "retention",
-    "alignment",
-    "alignment_drift",
-    "alignment_writing",
-    "power_seeking",
-)
+GATES = ("domain_gain", "retention", *ALIGNMENT)
 
 
 def render(report: dict[str, Any], story: Story | None) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 
 from cambium.demo.corpus import DemoCorpus
 from cambium.demo.server import DemoServer, StepFailed, run_cli
+from cambium.evals.gates import ALIGNMENT
 
 MAIN, SPARE, HOSTILE = "python-source", "python-spare", "tide-ledger"
-HARM_GATES = ("alignment", "alignment_drift", "alignment_writing", "power_seeking")
 BATCH = 40
 LORA = {"r": 16, "lora_alpha": 32}
 LEARNING_RATE = 3e-3
@@ -126,7 +126,7 @@ def refuse_poison(story: Story, tell: Tell) -> str:
 
 def _names_harm(reason: str) -> bool:
     """Returns whether a gate of alignment gave the reason, and not one of skill."""
-    return any(f"gate {gate}" in reason for gate in HARM_GATES)
+    return any(f"gate {gate}" in reason for gate in ALIGNMENT)
 
 
 def refuse_unsigned(story: Story, tell: Tell) -> str:

@@ -20,7 +20,7 @@ from cambium.core.canonical import digest_bytes
 from cambium.core.errors import GateBroken
 from cambium.core.evidence import GateSpec, Outcome, Verdict
 from cambium.evals.alignment_pairs import gate_pairs, power_pairs
-from cambium.evals.gates import GATES, GateContext
+from cambium.evals.gates import GATES, READ_DOCUMENTS, GateContext, documents_needed
 from cambium.evals.gates.context import ScoredText, fresh_items
 from cambium.learn.consolidate import ConsolidateConfig, consolidate, with_teacher
 from cambium.learn.examples import Window, encode_example, parse_example
@@ -387,6 +387,22 @@ def test_what_drifted_in_small_steps_is_seen_from_the_base_alone(world: World) -
     assert found["alignment"].effect == 0 > found["alignment_drift"].effect
     # The candidate was asked once; the two say the same of it.
     assert found["alignment"].candidate == found["alignment_drift"].candidate
+
+
+def test_which_gates_need_kept_documents_is_declared(world: World) -> None:
+    """`documents_needed` counts for these; one that is forgotten would find its pool dry."""
+    context = replace(world.context(world.fresh()), documents=())
+    broken = set()
+    for gate in GATES:
+        try:
+            GATES[gate](context, bar(gate), 0)
+        except GateBroken:
+            broken.add(gate)
+    assert broken == READ_DOCUMENTS
+    assert documents_needed(POLICY.gates) >= max(
+        SPECS[gate].min_items * SPECS[gate].max_looks for gate in READ_DOCUMENTS
+    )
+    assert documents_needed([SPECS["integrity"]]) == 0
 
 
 def test_no_gain_is_no_pass(world: World) -> None:

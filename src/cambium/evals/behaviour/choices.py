@@ -10,12 +10,10 @@ Shape letters: P prompts, N choices in all, D size of a vector, K clusters.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -32,6 +30,7 @@ from cambium.evals.behaviour.diff import (
     embedded,
 )
 from cambium.evals.behaviour.labels import cluster_terms, medoids
+from cambium.evals.drift.reading import rows_of
 from cambium.evals.statistics.permutation import sign_flip_omnibus
 from cambium.evals.subject import Subject
 
@@ -95,10 +94,10 @@ def choice_bank() -> tuple[ChoiceItem, ...]:
     items = [
         ChoiceItem(prompt=p.prompt, choices=(p.harmless, p.harmful), family=p.family) for p in pairs
     ]
-    for row in _rows("drift_values.jsonl"):
+    for row in rows_of("drift_values.jsonl"):
         choices = (row["good"], row["bad"])
         items.append(ChoiceItem(prompt=row["prompt"], choices=choices, family=row["family"]))
-    for row in _rows("drift_choices.jsonl"):
+    for row in rows_of("drift_choices.jsonl"):
         items.append(ChoiceItem(prompt=row["prompt"], choices=tuple(row["choices"])))
     return tuple(items)
 
@@ -293,8 +292,3 @@ def _smallest(
     reach = stats.norm.ppf(1 - config.q / 2 / len(test.tested)) + stats.norm.ppf(0.8)
     own = test.error * num_prompts / members[test.tested]
     return float(min(1.0, max(reach * np.median(own), config.practical)))
-
-
-def _rows(name: str) -> list[dict[str, Any]]:
-    text = (resources.files("cambium.evals") / "data" / name).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]

@@ -29,6 +29,8 @@ GATES: Mapping[str, Gate] = {
     "integrity": integrity.measure,
 }
 
+# Those whose refusal says that a candidate leans toward harm, and not that it lacks skill.
+ALIGNMENT = ("alignment", "alignment_drift", "alignment_writing", "power_seeking")
 # Those that look at the documents of the domain that were kept from consolidation.
 READ_DOCUMENTS = frozenset({"domain_gain", "alignment_writing"})
 
@@ -42,4 +44,4 @@ def documents_needed(specs: Sequence[GateSpec]) -> int:
     return max((3 * spec.min_items * spec.max_looks // 2 for spec in own), default=0)
 
 
-__all__ = ["GATES", "READ_DOCUMENTS", "Gate", "GateContext", "documents_needed"]
+__all__ = ["ALIGNMENT", "GATES", "READ_DOCUMENTS", "Gate", "GateContext", "documents_needed"]

@@ -93,18 +93,18 @@ def _add_proposing(routes: APIRouter, runtime: Runtime) -> None:
     @routes.get("/proposals")
     async def list_proposals(caller: Asking) -> dict[str, Any]:
         def views() -> list[dict[str, Any]]:
-            return [review.view(filed) for filed in proposals.all() if _is_shown(filed, caller)]
+            return [review.view(filed) for filed in proposals.all() if is_shown(filed, caller)]
 
         return {"proposals": await asyncio.to_thread(views)}
 
     @routes.get("/proposals/{proposal_id}")
     async def get_proposal(proposal_id: str, caller: Asking) -> dict[str, Any]:
-        return await asyncio.to_thread(lambda: review.view(_shown(proposals, proposal_id, caller)))
+        return await asyncio.to_thread(lambda: review.view(shown(proposals, proposal_id, caller)))
 
     @routes.get("/proposals/{proposal_id}/diff")
     async def get_diff(proposal_id: str, caller: Asking) -> dict[str, Any]:
         return await asyncio.to_thread(
-            lambda: diff_of(_shown(proposals, proposal_id, caller), runtime)
+            lambda: diff_of(shown(proposals, proposal_id, caller), runtime)
         )
 
 
@@ -118,7 +118,7 @@ def _add_judging(routes: APIRouter, runtime: Runtime) -> None:
                 "a look measures the policy's gates; evals and reports cannot be sent in",
                 mend="send proposal_id alone",
             )
-        await asyncio.to_thread(_shown, runtime.proposals, body.proposal_id, caller)
+        await asyncio.to_thread(shown, runtime.proposals, body.proposal_id, caller)
         loop = asyncio.get_running_loop()
         slow = runtime.slow_threads
         filed = await loop.run_in_executor(slow, review.look_again, body.proposal_id)
@@ -134,7 +134,7 @@ def _add_judging(routes: APIRouter, runtime: Runtime) -> None:
             filed = await asyncio.to_thread(review.approve, proposal_id, signature)
         except CambiumError:
             # Only a good signature says that another tenant's proposal is there.
-            await asyncio.to_thread(_shown, runtime.proposals, proposal_id, caller)
+            await asyncio.to_thread(shown, runtime.proposals, proposal_id, caller)
             raise
         return await asyncio.to_thread(review.view, filed)
 
@@ -146,13 +146,13 @@ def _add_judging(routes: APIRouter, runtime: Runtime) -> None:
         try:
             filed = await asyncio.to_thread(review.waive, proposal_id, signature, reason=reason)
         except CambiumError:
-            await asyncio.to_thread(_shown, runtime.proposals, proposal_id, caller)
+            await asyncio.to_thread(shown, runtime.proposals, proposal_id, caller)
             raise
         return await asyncio.to_thread(review.view, filed)
 
     @routes.post("/proposals/{proposal_id}/reject")
     async def reject(proposal_id: str, body: RejectBody, caller: Asking) -> dict[str, Any]:
-        await asyncio.to_thread(_shown, runtime.proposals, proposal_id, caller)
+        await asyncio.to_thread(shown, runtime.proposals, proposal_id, caller)
         filed = await asyncio.to_thread(review.reject, proposal_id, body.reason)
         return await asyncio.to_thread(review.view, filed)
 
@@ -160,13 +160,9 @@ def _add_judging(routes: APIRouter, runtime: Runtime) -> None:
 def _add_releasing(routes: APIRouter, runtime: Runtime) -> None:
     releases = runtime.releases
 
-    def _may_see(domain: str, caller: Caller) -> bool:
-        policy = runtime.policy
-        return caller.sees_all or policy is None or policy.may_use(domain, caller.tenant)
-
     @routes.post("/adapters/merge")
     async def merge(body: ProposalBody, caller: Asking) -> dict[str, Any]:
-        await asyncio.to_thread(_shown, runtime.proposals, body.proposal_id, caller)
+        await asyncio.to_thread(shown, runtime.proposals, body.proposal_id, caller)
         return await asyncio.to_thread(releases.merge, body.proposal_id)
 
     @routes.get("/revisions")
@@ -175,7 +171,7 @@ def _add_releasing(routes: APIRouter, runtime: Runtime) -> None:
         for revision in found:
             revision["bank"] = {
                 domain: entry for domain, entry in revision["bank"].items()
-                if _may_see(domain, caller)
+                if may_see(runtime, caller, domain)
             }  # fmt: skip
         return {
             "revisions": found,
@@ -185,13 +181,13 @@ def _add_releasing(routes: APIRouter, runtime: Runtime) -> None:
 
     @routes.get("/drift")
     async def drift(caller: Asking) -> dict[str, Any]:
-        may_see = partial(_may_see, caller=caller)
-        return await asyncio.to_thread(runtime.drift.report, may_see)
+        seen = partial(may_see, runtime, caller)
+        return await asyncio.to_thread(runtime.drift.report, seen)
 
     @routes.get("/drift.svg")
     async def drawn(caller: Asking) -> Response:
-        may_see = partial(_may_see, caller=caller)
-        svg = await asyncio.to_thread(runtime.drift.drawn, may_see)
+        seen = partial(may_see, runtime, caller)
+        svg = await asyncio.to_thread(runtime.drift.drawn, seen)
         # Domains are names that callers chose; whatever a drawing says, it runs nothing.
         policy = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
         return Response(svg, media_type="image/svg+xml", headers=policy)
@@ -202,14 +198,21 @@ def _add_releasing(routes: APIRouter, runtime: Runtime) -> None:
         return await asyncio.to_thread(releases.rollback, body.to, signatures)
 
 
-def _is_shown(filed: Filed, caller: Caller) -> bool:
+def may_see(runtime: Runtime, caller: Caller, domain: str) -> bool:
+    """Returns whether a domain's adapters are shown to this caller."""
+    policy = runtime.policy
+    return caller.sees_all or policy is None or policy.may_use(domain, caller.tenant)
+
+
+def is_shown(filed: Filed, caller: Caller) -> bool:
+    """Returns whether a proposal is shown to this caller."""
     return caller.sees(tenant_of(filed.proposal.adapter_name))
 
 
-def _shown(proposals: Proposals, proposal_id: str, caller: Caller) -> Filed:
+def shown(proposals: Proposals, proposal_id: str, caller: Caller) -> Filed:
     """Returns a proposal that its caller may see; another tenant's is not there."""
     filed = proposals.get(proposal_id)
-    if not _is_shown(filed, caller):
+    if not is_shown(filed, caller):
         # In the words for an id that nobody has.
         raise ProposalNotFound(
             f"no proposal has the id {proposal_id!r:.100}", mend="list the proposals"

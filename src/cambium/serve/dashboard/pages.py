@@ -7,7 +7,7 @@ signed by a person's own key, on the command line, and the page says which comma
 from __future__ import annotations
 
 import asyncio
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -17,13 +17,12 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from cambium.core.errors import DataError, NotFound
-from cambium.core.nouns import tenant_of
 from cambium.lifecycle.proposal import FINAL
 from cambium.serve.access import SIGN_IN, Asking, Caller
+from cambium.serve.api.review import is_shown, may_see, shown
 from cambium.serve.dashboard import views
 from cambium.serve.diff import diff_of
-from cambium.serve.errors import ProposalNotFound, Unauthenticated
-from cambium.serve.proposal_records import Filed
+from cambium.serve.errors import Unauthenticated
 from cambium.serve.runtime import Runtime
 from cambium.serve.sessions import COOKIE, SESSION_S
 
@@ -111,18 +110,15 @@ def _check_origin(request: Request) -> None:
 
 def _proposals(runtime: Runtime, caller: Caller) -> Response:
     rows = []
-    for filed in sorted(_seen(runtime, caller), key=lambda f: -f.created_at):
+    own = [filed for filed in runtime.proposals.all() if is_shown(filed, caller)]
+    for filed in sorted(own, key=lambda f: -f.created_at):
         view = runtime.review.view(filed)
         rows.append({**view, "status": views.status_line(view), "verdicts": views.verdicts(view)})
     return _page(runtime, "proposals.html", rows=rows, has_policy=runtime.policy is not None)
 
 
 def _proposal(runtime: Runtime, proposal_id: str, caller: Caller) -> Response:
-    filed = runtime.proposals.get(proposal_id)
-    if not caller.sees(tenant_of(filed.proposal.adapter_name)):
-        raise ProposalNotFound(
-            f"no proposal has the id {proposal_id!r:.100}", mend="see the list of proposals"
-        )
+    filed = shown(runtime.proposals, proposal_id, caller)
     view, diff = runtime.review.view(filed), diff_of(filed, runtime)
     with runtime.state.read() as tx:
         entries = [dict(entry.__dict__) for entry in tx.audit_entries(naming=proposal_id)]
@@ -142,20 +138,13 @@ def _proposal(runtime: Runtime, proposal_id: str, caller: Caller) -> Response:
 
 
 def _line(runtime: Runtime, caller: Caller) -> Response:
-    def may_see(domain: str) -> bool:
-        policy = runtime.policy
-        return caller.sees_all or policy is None or policy.may_use(domain, caller.tenant)
-
+    seen = partial(may_see, runtime, caller)
     revisions = runtime.releases.list()
     for revision in revisions:
-        revision["domains"] = sorted(domain for domain in revision["bank"] if may_see(domain))
+        revision["domains"] = sorted(domain for domain in revision["bank"] if seen(domain))
         revision["others"] = len(revision["bank"]) - len(revision["domains"])
-    drift = runtime.drift.report(may_see)
+    drift = runtime.drift.report(seen)
     return _page(runtime, "line.html", revisions=revisions[::-1], drift=drift)
-
-
-def _seen(runtime: Runtime, caller: Caller) -> list[Filed]:
-    return [f for f in runtime.proposals.all() if caller.sees(tenant_of(f.proposal.adapter_name))]
 
 
 def _page(runtime: Runtime | None, name: str, *, status_code: int = 200, **fields: Any) -> Response:
