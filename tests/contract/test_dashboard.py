@@ -1,4 +1,4 @@
-"""The review room's pages: complete, escaped, without scripts, and shown to those who may see."""
+"""The review room's pages: complete, escaped, nothing inline, and shown to those who may see."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from tests.serving import PORT, TREES, WAIT_S, People, Server, served, small_config
 
 from cambium.core.nouns import Action
-from cambium.serve.sessions import COOKIE
+from cambium.serve.dashboard.rendering import STATIC
+from cambium.serve.sessions import COOKIE, PAGE_HEADER
 from cambium.trust.acts import sign_act, signature_to_json
 
 XSS = "<script>alert('trees')</script><img src=x onerror=alert(1)>"
@@ -25,7 +26,7 @@ class Reader(HTMLParser):
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.text, self.tags = "", []
+        self.text, self.tags, self.inline = "", [], ""
         self.attributes: list[tuple[str, str, str | None]] = []
         self.open: list[str] = []
         self.ids: list[str] = []
@@ -49,6 +50,8 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("script", "style"):
+            self.inline += data
         self.text += data
 
 
@@ -80,7 +83,7 @@ def page(server: Server, path: str, status: int = 200) -> Reader:
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'") and "unsafe" not in policy
     found = Reader(answer.text)
-    assert "script" not in found.tags and "style" not in found.tags
+    assert found.inline == "" and "style" not in found.tags
     handlers = [(t, n) for t, n, _ in found.attributes if n.startswith("on") or n == "style"]
     assert handlers == []
     assert found.tags.count("h1") == 1 and len(found.ids) == len(set(found.ids))
@@ -157,10 +160,12 @@ def test_everything_a_page_needs_comes_from_here_and_is_small(server: Server, tr
     found = page(server, f"/review/{trees}")
     needed = {str(v) for _, n, v in found.attributes if n == "src"}
     needed |= {str(v) for t, n, v in found.attributes if t == "link" and n == "href"}
-    assert needed == {"/static/cambium.css"}
-    sheet = server.http.get("/static/cambium.css")
-    assert sheet.headers["content-type"].startswith("text/css") and len(sheet.content) < 20_000
-    assert not re.search(r"url\(|@import", sheet.text)
+    assert needed == {"/static/cambium.css", "/static/acts.js", "/static/follow.js"}
+    files = {name: server.http.get(f"/static/{name}") for name in STATIC}
+    assert sum(len(file.content) for file in files.values()) < 60_000
+    for name, file in files.items():
+        assert file.headers["content-type"].startswith(STATIC[name])
+        assert not re.search(r"url\(|@import|https?:|eval\(|innerHTML *=[^=]", file.text)
 
 
 @pytest.fixture
@@ -193,7 +198,7 @@ def test_a_browser_signs_in_and_its_cookie_only_reads(locked: tuple[Server, str,
     assert COOKIE not in http.cookies
     elsewhere = http.post("/sign-in", data={"token": reviewer},
                           headers={"origin": "https://evil.example"})  # fmt: skip
-    assert elsewhere.status_code == 400 and COOKIE not in http.cookies
+    assert elsewhere.status_code == 403 and COOKIE not in http.cookies
 
     right = http.post("/sign-in", data={"token": reviewer}, follow_redirects=False)
     assert right.status_code == 303
@@ -202,10 +207,22 @@ def test_a_browser_signs_in_and_its_cookie_only_reads(locked: tuple[Server, str,
     assert reviewer.lower() not in cookie  # it goes to other ports of this host too
     assert "None yet" in page(server, "/").text
 
-    # What the cookie opens is reading; every change asks for the token itself.
-    refused = http.post("/proposals/p-1/reject", json={"reason": "x"})
-    assert refused.status_code == 401
-    assert http.delete("/adapters/x").status_code == 401
+    # The cookie alone opens reading: other sites' pages can have a browser send it.
+    secret = next(
+        v for t, n, v in page(server, "/").attributes if t == "meta" and v and len(v) == 64
+    )
+    reject, why = "/proposals/p-1/reject", {"reason": "x"}
+    others = server.runtime.sessions.page_secret("another session")
+    for headers in ({}, {PAGE_HEADER: "x"}, {PAGE_HEADER: others},
+                    {PAGE_HEADER: secret, "origin": "http://127.0.0.1:9999"}):  # fmt: skip
+        refused = http.post(reject, json=why, headers=headers)
+        assert (refused.status_code, refused.json()["code"]) == (403, "page_forged")
+    assert http.delete("/adapters/x").json()["code"] == "page_forged"
+    # This server's own pages may ask for what the token's roles may.
+    own = {PAGE_HEADER: secret, "origin": "http://127.0.0.1"}
+    assert http.post(reject, json=why, headers=own).json()["code"] == "proposal_not_found"
+    assert http.post("/policy", json={}, headers=own).status_code == 400
+    assert http.post("/tokens", json={}, headers=own).json()["code"] == "role_missing"
 
     http.post("/sign-out", follow_redirects=False)
     assert http.get("/").status_code == 401

@@ -14,10 +14,10 @@ from starlette.routing import compile_path
 from cambium.core.errors import DataError, NotFound
 from cambium.core.nouns import DEFAULT_TENANT
 from cambium.serve.config import LOOPBACK
-from cambium.serve.errors import AdapterNotFound, RoleMissing, Unauthenticated
+from cambium.serve.errors import AdapterNotFound, PageForged, RoleMissing, Unauthenticated
 from cambium.serve.names import qualified
 from cambium.serve.rate_limits import RateLimits
-from cambium.serve.sessions import COOKIE, Sessions
+from cambium.serve.sessions import COOKIE, PAGE_HEADER, Sessions
 from cambium.serve.store.records import TokenRow
 from cambium.serve.tokens import EVERY_TENANT, Role, Tokens
 
@@ -67,6 +67,9 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("POST", "/proposals/{proposal_id}/reject", _REVIEW),
     ("GET", "/revisions", _READ),
     ("POST", "/revisions/rollback", _RELEASE),
+    # Valid by signature, like an approval.
+    ("POST", "/signatures", _ALL),
+    ("GET", "/signatures", _READ),
     ("GET", "/drift", _READ),
     ("GET", "/drift.svg", _READ),
     ("GET", "/keys", _READ),
@@ -89,7 +92,12 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("GET", "/", _READ),
     ("GET", "/review/{proposal_id}", _READ),
     ("GET", "/line", _READ),
+    ("GET", "/my-key", _READ),
+    ("GET", "/live", _READ),
+    ("GET", "/trace/{request_id}", _READ),
+    ("GET", "/events", _READ),
 )
+_READING = frozenset({"GET", "HEAD"})
 _COMPILED = [(method, compile_path(path)[0], roles) for method, path, roles in ROUTES]
 _OPEN = [(method, compile_path(path)[0]) for method, path in OPEN]
 
@@ -105,6 +113,11 @@ class Caller:
 
     tenant: str
     sees_all: bool
+    roles: frozenset[Role] = _ALL
+
+    def may(self, method: str, path: str) -> bool:
+        """Returns whether a token of these roles may ask for this."""
+        return bool(self.roles & (_roles_for(method, path) or frozenset()))
 
     def own(self, name: str) -> str:
         """Returns the state's name for an adapter that this caller names.
@@ -161,12 +174,13 @@ class Access:
             return ANYBODY
         if not self._tokens.demanded:
             _check_local(headers)
+            check_origin(method, headers)
             return ANYBODY
         row = self._row(self._tokens, method, headers)
         if not again:
             self._limits.take(row.token_id, per_minute=row.requests_per_minute)
         roles = frozenset(Role(role) for role in row.roles)
-        allowed = next((r for m, p, r in _COMPILED if m == method and p.match(path)), None)
+        allowed = _roles_for(method, path)
         if allowed is None:
             raise NotFound(f"nothing at {method} {path[:100]}", mend="see the API reference")
         if not roles & allowed:
@@ -178,13 +192,17 @@ class Access:
         return _caller(row, roles)
 
     def _row(self, tokens: Tokens, method: str, headers: Mapping[str, str]) -> TokenRow:
-        # A browser's session counts for reading only, so that no page elsewhere can change anything
-        # through somebody's browser.
-        if method == "GET" and "authorization" not in headers:
+        session = None
+        if "authorization" not in headers:
             session = cookie_parser(headers.get("cookie", "")).get(COOKIE)
-            if session:
-                return self._sessions.find(session)
-        return tokens.find(_bearer(headers))
+        if not session:
+            return tokens.find(_bearer(headers))
+        row = self._sessions.find(session)
+        if method not in _READING:
+            # A browser adds the cookie to what any page makes it send.
+            check_origin(method, headers)
+            self._sessions.check_page(session, headers.get(PAGE_HEADER, ""))
+        return row
 
 
 def need_all(caller: Caller) -> None:
@@ -210,7 +228,11 @@ Asking = Annotated[Caller, Depends(caller_of)]
 
 def _caller(row: TokenRow, roles: frozenset[Role]) -> Caller:
     sees_all = row.tenant == EVERY_TENANT or Role.OPERATOR in roles
-    return Caller(tenant=row.tenant, sees_all=sees_all)
+    return Caller(tenant=row.tenant, sees_all=sees_all, roles=roles)
+
+
+def _roles_for(method: str, path: str) -> frozenset[Role] | None:
+    return next((r for m, p, r in _COMPILED if m == method and p.match(path)), None)
 
 
 def _bearer(headers: Mapping[str, str]) -> str:
@@ -236,3 +258,18 @@ def _check_local(headers: Mapping[str, str]) -> None:
                 f"a server without tokens answers to this machine alone, not to {address[:80]!r}",
                 mend="ask 127.0.0.1, or make tokens with `cambium token new`",
             )
+
+
+def check_origin(method: str, headers: Mapping[str, str]) -> None:
+    """Refuses a change that a page of another site, or of another port, asks for in a browser.
+
+    Raises:
+        PageForged: the browser says so.
+    """
+    origin = headers.get("origin")
+    if method in _READING or origin is None:
+        return
+    # A server with tokens may stand behind a proxy that speaks TLS: only the host is compared.
+    if origin.partition("://")[2] != headers.get("host"):
+        raise PageForged(f"a page of {origin[:80]!r} asks for a change through a browser",
+                         mend="act on this server's own pages")  # fmt: skip

@@ -130,9 +130,13 @@ class Answering:
             "params": trace.params,
         }
         self.runtime.metrics.observe(trace)
-        self.runtime.traces.record(
-            TraceRow(request_id=trace.request_id, at=self.runtime.now_ms(), record=record)
+        row = TraceRow(
+            request_id=trace.request_id,
+            at=self.runtime.now_ms(),
+            record=record,
+            tenant=caller.tenant,
         )
+        self.runtime.traces.record(row)
 
     def _stable(self, bank: Bank, caller: Caller, domain: str | None, text: str) -> Answerer:
         number, policy = bank.revision.number, self.runtime.policy

@@ -23,7 +23,7 @@ from cambium.serve.api.openai import openai_error_response
 from cambium.serve.api.openai import router as openai_router
 from cambium.serve.api.problems import problem
 from cambium.serve.config import ServerConfig
-from cambium.serve.dashboard import pages
+from cambium.serve.dashboard import pages, watching
 from cambium.serve.errors import NotUtf8, TooLarge, Unauthenticated
 from cambium.serve.runtime import Runtime
 
@@ -46,7 +46,7 @@ def create_app(config: ServerConfig, *, opened: Runtime | None = None) -> FastAP
             app.state.runtime = runtime
             whole = CallersView(answering=runtime.answering, caller=ANYBODY)
             app.include_router(openai_router(whole, view=partial(_as_seen, runtime)))
-            for part in (adapters, review, measuring, governance, killing, tokens, pages):
+            for part in (adapters, review, measuring, governance, killing, tokens, pages, watching):
                 app.include_router(part.router(runtime))
             yield
 

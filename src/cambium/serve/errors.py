@@ -57,6 +57,10 @@ class RoleMissing(CambiumError, code="role_missing"):
     """The token's roles do not include what the route asks for."""
 
 
+class PageForged(CambiumError, code="page_forged"):
+    """A browser's request for a change that does not come from this server's own page."""
+
+
 class RateLimited(CambiumError, code="rate_limited"):
     """More requests than the token may send; `detail["retry_after_s"]` says when to go on."""
 

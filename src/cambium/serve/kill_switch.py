@@ -43,7 +43,7 @@ PERIOD_S = 0.1
 MAX_FILE_BYTES = 64_000
 MAX_REASON_CHARS = 1000
 # Signing in changes nothing, and whoever looks after a kill may have no session yet.
-_ALWAYS = ("/kill", "/revive", "/sign-in", "/sign-out")
+_ALWAYS = ("/kill", "/revive", "/signatures", "/sign-in", "/sign-out")
 _log = logging.getLogger(__name__)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import FrameType
 
 import uvicorn
 
@@ -22,7 +23,31 @@ def run(config: ServerConfig) -> None:
     for line in describe(runtime):
         print(line, file=sys.stderr, flush=True)
     app = create_app(config, opened=runtime)
-    uvicorn.run(app, host=config.host, port=config.port, log_level="warning", access_log=False)
+    server = Server(
+        uvicorn.Config(
+            app, host=config.host, port=config.port, log_level="warning", access_log=False
+        ),
+        runtime,
+    )
+    server.run()
+    if not server.started:
+        raise SystemExit(3)  # uvicorn has said why
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which tells the runtime before it waits for what is under way.
+
+    Pages that follow the server would keep their connections open for ever.
+    """
+
+    def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
+        super().__init__(config)
+        self._runtime = runtime
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begins to stop, on a signal."""
+        self._runtime.closing.set()
+        super().handle_exit(sig, frame)
 
 
 def describe(runtime: Runtime) -> list[str]:

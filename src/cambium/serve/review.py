@@ -233,9 +233,24 @@ class Review:
 
     def view(self, filed: Filed) -> dict[str, Any]:
         """Returns a proposal as the API shows it: gates, approvals, quorum and what blocks it."""
+        return self.views([filed])[0]
+
+    def views(self, several: Sequence[Filed]) -> list[dict[str, Any]]:
+        """Returns proposals as the API shows them, all at the same moment; see `view`."""
+        if not several:
+            return []
         policy = self.proposals.need_policy()
-        proposal = filed.proposal
         situation = situation_now(self.proposals, self._published)
+        ledger = {"alpha": policy.alpha, "spent": self.spent(), "cost": series_cost(policy)}
+        return [self._view(filed, situation, ledger) for filed in several]
+
+    def spent(self) -> float:
+        """Returns what the looks of all proposals have cost of the policy's alpha."""
+        policy = self.proposals.need_policy()
+        return spent((f.proposal for f in self.proposals.all()), policy)
+
+    def _view(self, filed: Filed, situation: Situation, ledger: dict[str, float]) -> dict[str, Any]:
+        policy, proposal = situation.policy, filed.proposal
         names = {a.key_id: a.name for a in policy.approvers}
         with self.proposals.state.read() as tx:
             at = {row.key_id: row.at // 1000 for row in tx.list_approvals(proposal.id)}
@@ -262,11 +277,7 @@ class Review:
             ],
             "quorum": {"k": policy.k, "n": len(policy.approvers)},
             "blockers": list(blockers(proposal, situation)),
-            "ledger": {
-                "alpha": policy.alpha,
-                "spent": spent((f.proposal for f in self.proposals.all()), policy),
-                "cost": series_cost(policy),
-            },
+            "ledger": ledger,
             "reason": proposal.reason,
             "attestation": self.proposals.identity.attestation_label,
             "progress": {

@@ -49,6 +49,7 @@ from cambium.serve.subjects import Subjects
 from cambium.serve.tokens import Tokens
 from cambium.serve.traces import TraceLane
 from cambium.serve.traffic import TrafficLearner
+from cambium.serve.waiting_signatures import WaitingSignatures
 from cambium.trust.policy import Policy, SignedPolicy
 
 
@@ -88,6 +89,9 @@ class Runtime:
             now_s=time.monotonic,
         )
         self.kill = self._open_kill_switch()
+        self.waiting = WaitingSignatures(
+            self.state, rules=self.rules, kill=self.kill, now_ms=self.now_ms
+        )
         self.base = self._open_base(config)
         self.training = TrainingModel(self.base)
         self.published: Published = open_bank(

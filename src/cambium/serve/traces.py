@@ -29,6 +29,7 @@ class TraceLane:
         self._state = state
         self._pending: OrderedDict[str, TraceRow] = OrderedDict()
         self._lock = threading.Lock()
+        self.num_recorded = 0  # since the start; amendments count too
         self._closing = threading.Event()
         self._filled = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
@@ -38,6 +39,7 @@ class TraceLane:
         """Takes a trace; it can be read from now on."""
         with self._lock:
             self._pending[trace.request_id] = trace
+            self.num_recorded += 1
             if len(self._pending) > MAX_PENDING:  # the disk is full: memory must not fill too
                 self._pending.popitem(last=False)
         self._filled.set()

@@ -10,7 +10,6 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from cambium.core.errors import DataError
-from cambium.core.nouns import DEFAULT_TENANT
 from cambium.serve.access import Asking, Caller, need_all
 from cambium.serve.api.bodies import Body
 from cambium.serve.api.review import SignatureBody
@@ -18,6 +17,7 @@ from cambium.serve.errors import TraceNotFound
 from cambium.serve.log_head import prove_entry, prove_growth
 from cambium.serve.revocation import enrol_key, revoke_key
 from cambium.serve.runtime import Runtime
+from cambium.serve.store.records import TraceRow
 from cambium.trust.acts import signature_from_json
 from cambium.trust.keys import PublicKey
 from cambium.trust.policy import SignedPolicy
@@ -123,12 +123,7 @@ def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
 def _add_watching(routes: APIRouter, runtime: Runtime) -> None:
     @routes.get("/traces/{request_id}")
     async def trace(request_id: str, caller: Asking) -> dict[str, Any]:
-        row = await asyncio.to_thread(runtime.traces.get, request_id)
-        if not caller.sees(str(row.record.get("tenant", DEFAULT_TENANT))):
-            raise TraceNotFound(
-                f"no answered request has the id {request_id!r:.100}",
-                mend="use the x-cambium-request-id of an answer",
-            )
+        row = await asyncio.to_thread(seen_trace, runtime, request_id, caller)
         return {"at": row.at, **row.record}
 
     @routes.get("/healthz")
@@ -153,6 +148,21 @@ def _add_watching(routes: APIRouter, runtime: Runtime) -> None:
     async def metrics() -> PlainTextResponse:
         text = await asyncio.to_thread(runtime.metrics.exposition)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+def seen_trace(runtime: Runtime, request_id: str, caller: Caller) -> TraceRow:
+    """Returns a trace that its caller may see.
+
+    Raises:
+        TraceNotFound: no answer had this id, or another tenant's.
+    """
+    row = runtime.traces.get(request_id)
+    if not caller.sees(row.tenant):
+        raise TraceNotFound(
+            f"no answered request has the id {request_id!r:.100}",
+            mend="use the x-cambium-request-id of an answer",
+        )
+    return row
 
 
 def _keys(runtime: Runtime) -> list[dict[str, Any]]:

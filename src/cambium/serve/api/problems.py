@@ -30,6 +30,7 @@ STATUS: dict[str, int] = {
     "adapter_quarantined": 409,
     "unauthenticated": 401,
     "role_missing": 403,
+    "page_forged": 403,
     "rate_limited": 429,
     "consent_missing": 409,
     "budget_exceeded": 409,

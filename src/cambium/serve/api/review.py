@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 from pydantic import Field
 
 from cambium.core.errors import CambiumError, DataError
-from cambium.core.nouns import tenant_of
+from cambium.core.nouns import Action, tenant_of
 from cambium.serve.access import Asking, Caller
 from cambium.serve.api.bodies import Body
 from cambium.serve.diff import diff_of
@@ -93,7 +93,7 @@ def _add_proposing(routes: APIRouter, runtime: Runtime) -> None:
     @routes.get("/proposals")
     async def list_proposals(caller: Asking) -> dict[str, Any]:
         def views() -> list[dict[str, Any]]:
-            return [review.view(filed) for filed in proposals.all() if is_shown(filed, caller)]
+            return review.views([f for f in proposals.all() if is_shown(f, caller)])
 
         return {"proposals": await asyncio.to_thread(views)}
 
@@ -191,6 +191,19 @@ def _add_releasing(routes: APIRouter, runtime: Runtime) -> None:
         # Domains are names that callers chose; whatever a drawing says, it runs nothing.
         policy = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
         return Response(svg, media_type="image/svg+xml", headers=policy)
+
+    @routes.post("/signatures")
+    async def wait(body: SignatureBody) -> dict[str, Any]:
+        signature = signature_from_json(body.model_dump())
+        return await asyncio.to_thread(runtime.waiting.add, signature)
+
+    @routes.get("/signatures")
+    async def waiting() -> dict[str, Any]:
+        listed = await asyncio.to_thread(
+            lambda: [a for kind in (Action.ROLLBACK, Action.REVIVE)
+                     for a in runtime.waiting.list(kind)]
+        )  # fmt: skip
+        return {"signatures": listed}
 
     @routes.post("/revisions/rollback")
     async def rollback(body: RollbackBody) -> dict[str, Any]:

@@ -1,40 +1,34 @@
-"""The dashboard's routes: the list, a proposal, the line of revisions, signing in and out.
+"""The dashboard's routes: the list, a proposal, the line of revisions, keys, signing in and out.
 
-Pages are rendered on the server and run no script. They only read: whatever changes something is
-signed by a person's own key, on the command line, and the page says which command.
+Pages are rendered on the server. What they change they ask of the same routes as every other
+client; a person's signature is made by their own key, in their browser or on the command line.
 """
 
 from __future__ import annotations
 
 import asyncio
-from functools import cache, partial
-from importlib import resources
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from functools import partial
+from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from cambium.core.errors import DataError, NotFound
+from cambium.core.errors import NotFound
+from cambium.core.nouns import Action
 from cambium.lifecycle.proposal import FINAL
-from cambium.serve.access import SIGN_IN, Asking, Caller
+from cambium.serve.access import SIGN_IN, Asking, Caller, check_origin
 from cambium.serve.api.review import is_shown, may_see, shown
 from cambium.serve.dashboard import views
+from cambium.serve.dashboard.rendering import (
+    HEADERS,
+    render,
+    render_for_strangers,
+    static_file,
+)
 from cambium.serve.diff import diff_of
-from cambium.serve.errors import Unauthenticated
+from cambium.serve.errors import PageForged, Unauthenticated
 from cambium.serve.runtime import Runtime
 from cambium.serve.sessions import COOKIE, SESSION_S
-
-# Nothing from elsewhere, nothing inline, nothing that runs, no frame around the page.
-HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'self'; img-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "cache-control": "no-store",
-    "referrer-policy": "same-origin",
-    "x-content-type-options": "nosniff",
-}
-STATIC = {"cambium.css": "text/css"}
 
 
 def router(runtime: Runtime) -> APIRouter:
@@ -47,45 +41,48 @@ def router(runtime: Runtime) -> APIRouter:
 
 def _add_pages(routes: APIRouter, runtime: Runtime) -> None:
     @routes.get("/")
-    async def proposals(caller: Asking) -> Response:
-        return await asyncio.to_thread(_proposals, runtime, caller)
+    async def proposals(request: Request, caller: Asking) -> Response:
+        return await asyncio.to_thread(_proposals, request, runtime, caller)
 
     @routes.get("/review/{proposal_id}")
-    async def proposal(proposal_id: str, caller: Asking) -> Response:
+    async def proposal(request: Request, proposal_id: str, caller: Asking) -> Response:
         try:
-            return await asyncio.to_thread(_proposal, runtime, proposal_id, caller)
+            return await asyncio.to_thread(_proposal, request, runtime, proposal_id, caller)
         except NotFound as error:
-            return _page(runtime, "error.html", status_code=404, error=error)
+            return render(request, runtime, "error.html", status_code=404, error=error)
 
     @routes.get("/line")
-    async def line(caller: Asking) -> Response:
-        return await asyncio.to_thread(_line, runtime, caller)
+    async def line(request: Request, caller: Asking) -> Response:
+        return await asyncio.to_thread(_line, request, runtime, caller)
+
+    @routes.get("/my-key")
+    async def my_key(request: Request) -> Response:
+        return await asyncio.to_thread(_my_key, request, runtime)
 
     @routes.get("/static/{name}")
     async def static(name: str) -> Response:
-        if name not in STATIC:
-            raise NotFound(f"nothing at /static/{name[:80]}", mend="see GET /")
-        headers = {**HEADERS, "cache-control": "max-age=3600"}
-        return Response(_static(name), media_type=STATIC[name], headers=headers)
+        return static_file(name)
 
 
 def _add_session(routes: APIRouter, runtime: Runtime) -> None:
     @routes.get(SIGN_IN)
     async def form() -> Response:
-        return _page(None, "sign_in.html", refused=None)
+        return render_for_strangers("sign_in.html", refused=None)
 
     @routes.post(SIGN_IN)
     async def sign_in(request: Request) -> Response:
-        _check_origin(request)
-        # Not `Form`: that would need another parser for one field.
-        fields = parse_qs((await request.body()).decode("utf-8"))
-        token = fields.get("token", [""])[0].strip()
         try:
+            check_origin(request.method, request.headers)
+            # Not `Form`: that would need another parser for one field.
+            fields = parse_qs((await request.body()).decode("utf-8"))
+            token = fields.get("token", [""])[0].strip()
             session = await asyncio.to_thread(runtime.sessions.open, token)
         except Unauthenticated as error:
-            return _page(None, "sign_in.html", status_code=401, refused=error)
+            return render_for_strangers("sign_in.html", status_code=401, refused=error)
+        except PageForged as error:
+            return render_for_strangers("sign_in.html", status_code=403, refused=error)
         answer = RedirectResponse("/", status_code=303, headers=HEADERS)
-        # Sent by this site's own pages only, readable by no script, and good for reading alone.
+        # Sent by this site's own pages only, and readable by no script.
         answer.set_cookie(COOKIE, session, max_age=SESSION_S, httponly=True, samesite="strict",
                           secure=request.url.scheme == "https")  # fmt: skip
         return answer
@@ -97,32 +94,24 @@ def _add_session(routes: APIRouter, runtime: Runtime) -> None:
         return answer
 
 
-def _check_origin(request: Request) -> None:
-    """Refuses a form that another site's page has a browser send.
-
-    Raises:
-        DataError: the browser says that the form is not this server's own.
-    """
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise DataError("this form was sent from another site", mend="sign in on /sign-in")
-
-
-def _proposals(runtime: Runtime, caller: Caller) -> Response:
-    rows = []
+def _proposals(request: Request, runtime: Runtime, caller: Caller) -> Response:
     own = [filed for filed in runtime.proposals.all() if is_shown(filed, caller)]
-    for filed in sorted(own, key=lambda f: -f.created_at):
-        view = runtime.review.view(filed)
-        rows.append({**view, "status": views.status_line(view), "verdicts": views.verdicts(view)})
-    return _page(runtime, "proposals.html", rows=rows, has_policy=runtime.policy is not None)
+    newest = sorted(own, key=lambda f: -f.created_at)
+    rows = [
+        {**view, "status": views.status_line(view), "verdicts": views.verdicts(view)}
+        for view in runtime.review.views(newest)
+    ]
+    has_policy = runtime.policy is not None
+    return render(request, runtime, "proposals.html", rows=rows, has_policy=has_policy)
 
 
-def _proposal(runtime: Runtime, proposal_id: str, caller: Caller) -> Response:
+def _proposal(request: Request, runtime: Runtime, proposal_id: str, caller: Caller) -> Response:
     filed = shown(runtime.proposals, proposal_id, caller)
     view, diff = runtime.review.view(filed), diff_of(filed, runtime)
     with runtime.state.read() as tx:
         entries = [dict(entry.__dict__) for entry in tx.audit_entries(naming=proposal_id)]
-    return _page(
+    return render(
+        request,
         runtime,
         "proposal.html",
         view=view,
@@ -134,44 +123,36 @@ def _proposal(runtime: Runtime, proposal_id: str, caller: Caller) -> Response:
         modules=views.module_rows(diff["weights"]),
         timeline=views.timeline(entries, proposal_id),
         policy=runtime.policy,
+        act=partial(views.act, view),
     )
 
 
-def _line(runtime: Runtime, caller: Caller) -> Response:
+def _line(request: Request, runtime: Runtime, caller: Caller) -> Response:
     seen = partial(may_see, runtime, caller)
     revisions = runtime.releases.list()
     for revision in revisions:
         revision["domains"] = sorted(domain for domain in revision["bank"] if seen(domain))
         revision["others"] = len(revision["bank"]) - len(revision["domains"])
-    drift = runtime.drift.report(seen)
-    return _page(runtime, "line.html", revisions=revisions[::-1], drift=drift)
-
-
-def _page(runtime: Runtime | None, name: str, *, status_code: int = 200, **fields: Any) -> Response:
-    """Returns a page; without a runtime one for strangers, which tells nothing of the server."""
     standing = {
-        "revision": runtime.revision,
-        "attestation": runtime.identity.attestation_label,
-        "killed": runtime.kill.killed,
-        "has_tokens": runtime.tokens.demanded,
-    } if runtime else None  # fmt: skip
-    html = _environment().get_template(name).render(standing=standing, **fields)
-    return HTMLResponse(html, status_code=status_code, headers=HEADERS)
-
-
-@cache
-def _environment() -> Environment:
-    found = Environment(
-        loader=PackageLoader("cambium.serve.dashboard"),
-        autoescape=select_autoescape(),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        "state_version": runtime.state_version(),
+        "policy_digest": runtime.policy.digest if runtime.policy else None,
+    }
+    return render(
+        request,
+        runtime,
+        "line.html",
+        revisions=revisions[::-1],
+        drift=runtime.drift.report(seen),
+        needed=runtime.policy.rollback_k if runtime.policy else None,
+        waiting=runtime.waiting.list(Action.ROLLBACK),
+        act=partial(views.act, standing),
+        policy=runtime.policy,
     )
-    found.filters.update(short=views.short, number=views.number, when=views.when)
-    return found
 
 
-@cache
-def _static(name: str) -> bytes:
-    return (resources.files("cambium.serve.dashboard") / "static" / name).read_bytes()
+def _my_key(request: Request, runtime: Runtime) -> Response:
+    with runtime.state.read() as tx:
+        keys = [row for row in tx.list_keys() if row.role != "server"]
+    known = {row.key_id: views.key_standing(row.name, row.role, row.revoked_at) for row in keys}
+    policy = runtime.policy
+    return render(request, runtime, "my_key.html", keys=keys, known=known, policy=policy)

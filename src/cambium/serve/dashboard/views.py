@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from cambium.core.nouns import ProposalState
+from cambium.core.nouns import DOMAIN_TAG, ProposalState
 
 # What each state means for whoever looks at the list.
 STATES = {
@@ -18,6 +18,14 @@ STATES = {
     ProposalState.REJECTED: "was rejected",
     ProposalState.FAILED: "failed",
 }
+KEY_ROLES = {
+    "approver": "approves, waives, rolls back and revives with others, kills alone",
+    "operator": "kills alone",
+    "root": "signs policies, kills alone",
+    "enrolled": "known, but no policy lists it: it can sign nothing yet",
+    "retired": "an earlier policy listed it: it can sign nothing now",
+}
+MAX_DOTS = 24
 MAX_CHANGES = 200
 MAX_EXAMPLES = 3
 # How much of a scale lies beyond the outermost number on either side.
@@ -134,3 +142,41 @@ def timeline(entries: Sequence[Mapping[str, Any]], proposal: str) -> list[dict[s
         for e in entries
         if e["body"].get("proposal") == proposal
     ]  # fmt: skip
+
+
+def act(standing: Mapping[str, Any], action: str, target: str) -> dict[str, Any]:
+    """Returns what a browser signs, but for the time until which it counts."""
+    return {
+        "action": action,
+        "domain_tag": DOMAIN_TAG,
+        "policy": standing["policy_digest"],
+        "state_version": standing["state_version"],
+        "target": target,
+    }
+
+
+def key_standing(name: str, role: str, revoked_at: int | None) -> str:
+    """Returns what a key may do, for whoever holds it."""
+    if revoked_at is not None:
+        return f"{name}: revoked, it signs nothing any more"
+    return f"{name}: {KEY_ROLES.get(role, role)}"
+
+
+def line(values: Sequence[float]) -> dict[str, Any] | None:
+    """Returns a curve's points on a field of 100 by 24, highest and last value; None of none."""
+    if not values:
+        return None
+    low, high = min(0.0, *values), max(values)
+    width, height = 100 / max(1, len(values) - 1), 22 / ((high - low) or 1.0)
+    points = [f"{i * width:.1f},{23 - (v - low) * height:.1f}" for i, v in enumerate(values)]
+    return {"points": " ".join(points), "most": high, "last": values[-1]}
+
+
+def revision_line(revisions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the last revisions as dots on a line, and each rollback as an arc to its target."""
+    shown = list(revisions)[-MAX_DOTS:]
+    at = {row["number"]: 20 + 40 * i for i, row in enumerate(shown)}
+    dots = [{"x": at[row["number"]], "number": row["number"], "kind": row["kind"],
+             "of": row["of"], "served": row["served"], "back": at.get(row["of"])}
+            for row in shown]  # fmt: skip
+    return {"dots": dots, "width": 40 * len(shown), "earlier": len(revisions) - len(shown)}

@@ -7,17 +7,17 @@ from sqlalchemy import delete, select
 from cambium.core.canonical import digest_json
 from cambium.core.errors import DigestMismatch, DuplicateSigner, IllegalTransition
 from cambium.core.nouns import ProposalState
-from cambium.serve.errors import ProposalNotFound, RevisionNotFound, StateCorrupt, TraceNotFound
-from cambium.serve.store.records import ApprovalRow, EvidenceRow, ProposalRow, RevisionRow, TraceRow
+from cambium.serve.errors import ProposalNotFound, RevisionNotFound, StateCorrupt
+from cambium.serve.store.records import ApprovalRow, EvidenceRow, ProposalRow, RevisionRow
 from cambium.serve.store.rows import Rows, columns
-from cambium.serve.store.schema import Approval, Evidence, Proposal, Revision, Trace
+from cambium.serve.store.schema import Approval, Evidence, Proposal, Revision
 
 _PROPOSALS = columns(Proposal, ProposalRow)
 _REVISIONS = columns(Revision, RevisionRow)
 
 
 class ProposalRows(Rows):
-    """Proposals with their evidence and approvals; revisions; traces of answers."""
+    """Proposals with their evidence and approvals; revisions."""
 
     def put_proposal(self, row: ProposalRow) -> None:
         """Inserts the proposal, or replaces the one of this id."""
@@ -134,24 +134,6 @@ class ProposalRows(Rows):
         """
         rows = self._all(RevisionRow, _REVISIONS.order_by(Revision.number))
         return [_sound(row) for row in rows]
-
-    def put_trace(self, row: TraceRow) -> None:
-        """Keeps what stood behind an answer."""
-        self._put(Trace, row)
-
-    def get_trace(self, request_id: str) -> TraceRow:
-        """Returns what stood behind an answer.
-
-        Raises:
-            TraceNotFound: no answered request has this id.
-        """
-        row = self._first(TraceRow, columns(Trace, TraceRow).where(Trace.request_id == request_id))
-        if row is None:
-            raise TraceNotFound(
-                f"no answered request has the id {request_id!r:.100}",
-                mend="use the x-cambium-request-id of an answer",
-            )
-        return row
 
 
 def _sound(row: RevisionRow) -> RevisionRow:

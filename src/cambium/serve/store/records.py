@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cambium.core.nouns import AdapterState, ProposalState
+from cambium.core.nouns import DEFAULT_TENANT, AdapterState, ProposalState
 
 
 def _nothing() -> dict[str, object]:
@@ -198,6 +198,7 @@ class TraceRow:
     request_id: str
     at: int
     record: dict[str, object]
+    tenant: str = DEFAULT_TENANT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Double,
     Enum,
     ForeignKey,
+    Index,
     Integer,
     MetaData,
     Text,
@@ -155,7 +156,7 @@ class LearnStep(Table):
     __tablename__ = "learn_steps"
     id: Mapped[int] = mapped_column(primary_key=True)
     adapter: Mapped[str] = mapped_column(ForeignKey("adapters.name"), index=True)
-    at: Mapped[int]
+    at: Mapped[int] = mapped_column(index=True)
     digest_before: Mapped[str]
     digest_after: Mapped[str]
     losses: Mapped[tuple[float, ...]]
@@ -251,8 +252,10 @@ class Trace(Table):
     """What stood behind each answer."""
 
     __tablename__ = "traces"
+    __table_args__ = (Index("ix_traces_tenant_at", "tenant", "at"),)
     request_id: Mapped[str] = mapped_column(primary_key=True)
-    at: Mapped[int]
+    tenant: Mapped[str] = mapped_column(server_default="default")
+    at: Mapped[int] = mapped_column(index=True)
     record: Mapped[Object]
 
 

@@ -12,6 +12,7 @@ from cambium.serve.store.ledger_rows import LedgerRows
 from cambium.serve.store.proposal_rows import ProposalRows
 from cambium.serve.store.schema import Adapter, AdapterVersion, Example, Proposal, Revision
 from cambium.serve.store.token_rows import TokenRows
+from cambium.serve.store.trace_rows import TraceRows
 
 # Where a blob may be named; a digest in a trace or the log keeps nothing alive.
 _NAMING_BLOBS = (
@@ -23,7 +24,7 @@ _NAMING_BLOBS = (
 )
 
 
-class Transaction(AdapterRows, ProposalRows, LedgerRows, TokenRows):
+class Transaction(AdapterRows, ProposalRows, LedgerRows, TokenRows, TraceRows):
     """What `State.transaction` and `State.read` give; not to be used after their end."""
 
     def blobs_named(self) -> set[str]:

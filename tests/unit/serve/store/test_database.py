@@ -47,7 +47,7 @@ def test_the_comparison_can_fail(tmp_path: Path) -> None:
         connection.exec_driver_sql("ALTER TABLE keys DROP COLUMN role")
         context = MigrationContext.configure(connection)
         kinds = {change[0] for change in compare_metadata(context, Table.metadata)}
-    assert kinds == {"add_table", "add_column"}
+    assert kinds == {"add_table", "add_column", "add_index"}
     engine.dispose()
 
 

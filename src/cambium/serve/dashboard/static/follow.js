@@ -1,0 +1,41 @@
+// Pages that follow what happens: the server says that something changed, and the parts marked with
+// `data-part` are taken anew from the page's own address. What a person opened stays open.
+
+const MIN_GAP_MS = 1000;
+let last = 0;
+let waiting = null;
+
+const events = new EventSource("/events");
+events.addEventListener("change", later);
+events.addEventListener("open", () => mark("live"));
+events.addEventListener("error", () => mark("not connected; trying again"));
+
+function mark(text) {
+  const place = document.getElementById("following");
+  if (place) place.textContent = text;
+}
+
+function later() {
+  if (waiting !== null) return;
+  waiting = setTimeout(refresh, Math.max(0, last + MIN_GAP_MS - Date.now()));
+}
+
+async function refresh() {
+  last = Date.now();
+  try {
+    // A dialog under way must not change beneath the person who reads it.
+    if (document.querySelector("dialog[open]") || document.hidden) return;
+    const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+    if (answer.redirected) return void events.close();
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    for (const part of document.querySelectorAll("[data-part]")) exchange(part, page);
+  } finally {
+    waiting = null;
+  }
+}
+
+function exchange(part, page) {
+  const fresh = page.getElementById(part.id);
+  if (!fresh || fresh.innerHTML === part.innerHTML || part.contains(document.activeElement)) return;
+  part.replaceWith(document.adoptNode(fresh));
+}

@@ -1,0 +1,79 @@
+"""The pages that follow the server: what happens now, one request's trace, and the events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from cambium.core.errors import CambiumError, NotFound
+from cambium.serve.access import Asking, Caller
+from cambium.serve.api.governance import seen_trace
+from cambium.serve.dashboard.live import overview, pulse
+from cambium.serve.dashboard.rendering import render
+from cambium.serve.errors import RateLimited
+from cambium.serve.runtime import Runtime
+
+PERIOD_S = 0.5
+# Whose session or token has ended hears nothing more after so many periods.
+PERIODS_TO_ADMIT = 10
+MAX_FOLLOWERS = 64
+
+
+def router(runtime: Runtime) -> APIRouter:
+    """Returns the routes."""
+    routes = APIRouter(tags=["pages"])
+    followers: set[str] = set()
+
+    @routes.get("/live", response_class=HTMLResponse)
+    async def live(request: Request, caller: Asking) -> Response:
+        return await asyncio.to_thread(_live, request, runtime, caller)
+
+    @routes.get("/trace/{request_id}", response_class=HTMLResponse)
+    async def trace(request: Request, request_id: str, caller: Asking) -> Response:
+        return await asyncio.to_thread(_trace, request, runtime, request_id, caller)
+
+    @routes.get("/events", response_class=EventSourceResponse)
+    async def events(request: Request) -> AsyncIterator[ServerSentEvent]:
+        if len(followers) >= MAX_FOLLOWERS:
+            raise RateLimited(f"{MAX_FOLLOWERS} pages follow this server already",
+                              mend="close one", detail={"retry_after_s": 30})  # fmt: skip
+        followers.add(request.state.request_id)
+        try:
+            async for event in _events(runtime, request):
+                yield event
+        finally:
+            followers.discard(request.state.request_id)
+
+    return routes
+
+
+async def _events(runtime: Runtime, request: Request) -> AsyncIterator[ServerSentEvent]:
+    """Yields an event whenever something has changed; what has, the page asks for itself."""
+    seen, periods = None, 0
+    with contextlib.suppress(CambiumError):  # not admitted any more, or the state is closed
+        while not runtime.closing.is_set():
+            if periods % PERIODS_TO_ADMIT == 0:
+                runtime.access.admit("GET", request.url.path, request.headers, again=True)
+            now = await asyncio.to_thread(pulse, runtime)
+            if seen not in (None, now):
+                yield ServerSentEvent(event="change", data=periods)
+            seen, periods = now, periods + 1
+            await asyncio.sleep(PERIOD_S)
+
+
+def _live(request: Request, runtime: Runtime, caller: Caller) -> Response:
+    return render(request, runtime, "live.html", **overview(runtime, caller))
+
+
+def _trace(request: Request, runtime: Runtime, request_id: str, caller: Caller) -> Response:
+    try:
+        row = seen_trace(runtime, request_id, caller)
+    except NotFound as error:
+        return render(request, runtime, "error.html", status_code=404, error=error)
+    fields = {"request_id": request_id, "at": row.at / 1000, "trace": row.record}
+    return render(request, runtime, "trace.html", **fields)

@@ -1,0 +1,116 @@
+"""Signatures that wait for company: a rollback or a revival needs several, made on several days.
+
+Each is verified when it comes and again when it is used. An act that is done raises the state's
+version, and with it everything that waited is void.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cambium.core.canonical import canonical_json
+from cambium.core.errors import DigestMismatch, KeyUnknown
+from cambium.core.nouns import Action, Signature
+from cambium.serve.kill_switch import KillSwitch
+from cambium.serve.rules import Rules
+from cambium.serve.store.state import State
+from cambium.serve.store.transaction import Transaction
+from cambium.trust.acts import (
+    Expectation,
+    check_act,
+    signature_from_json,
+    signature_to_json,
+)
+from cambium.trust.policy import Policy
+from cambium.trust.quorum import Approver
+
+_META = "waiting_signatures"
+
+
+class WaitingSignatures:
+    """Keeps one signature of each approver for each act until enough are there to do it."""
+
+    def __init__(
+        self, state: State, *, rules: Rules, kill: KillSwitch, now_ms: Callable[[], int]
+    ) -> None:
+        self._state = state
+        self._rules = rules
+        self._kill = kill
+        self._now_ms = now_ms
+
+    def add(self, signature: Signature) -> dict[str, Any]:
+        """Keeps a signature and returns who has signed the same act, and how many are needed.
+
+        Raises:
+            PolicyMissing, KeyUnknown, SignatureInvalid, ReplayDetected, Expired: it would not
+                count.
+            DigestMismatch: it is for no earlier revision and no kill that stands.
+        """
+        policy = self._rules.need()
+        act = signature.act
+        with self._state.transaction() as tx:
+            approver = self._approver(signature, policy, tx)
+            if act.target not in self._targets(act.action, tx):
+                raise DigestMismatch("the signature is for no rollback and no revival that can be",
+                                     mend="sign what /line or /stop shows now")  # fmt: skip
+            expected = Expectation(action=act.action, target=act.target, policy=policy.digest,
+                                   state_version=tx.state_version())  # fmt: skip
+            check_act(signature, public_key=approver.public, expected=expected, now=self._now_s())
+            others = [s for s in self._standing(tx, policy)
+                      if (s.key_id, s.act.action, s.act.target)
+                      != (signature.key_id, act.action, act.target)]  # fmt: skip
+            kept = [signature_to_json(s) for s in [*others, signature]]
+            tx.set_meta(_META, value=canonical_json(kept).decode())
+        (found,) = [a for a in self.list(act.action) if a["target"] == act.target]
+        return found
+
+    def list(self, action: Action) -> list[dict[str, Any]]:
+        """Returns the acts of this kind that somebody has signed, each with its signatures."""
+        policy = self._rules.policy
+        if policy is None:
+            return []
+        with self._state.read() as tx:
+            standing = [s for s in self._standing(tx, policy) if s.act.action is action]
+        names = {a.key_id: a.name for a in policy.approvers}
+        needed = policy.rollback_k if action is Action.ROLLBACK else policy.k
+        return [
+            {
+                "action": str(action),
+                "target": target,
+                "needed": needed,
+                "signers": [{"key_id": s.key_id, "name": names[s.key_id]} for s in signed],
+                "signatures": [signature_to_json(s) for s in signed],
+            }
+            for target in dict.fromkeys(s.act.target for s in standing)
+            if (signed := [s for s in standing if s.act.target == target])
+        ]
+
+    def _standing(self, tx: Transaction, policy: Policy) -> Sequence[Signature]:
+        """Returns what waits and would still count."""
+        known = {a.key_id for a in policy.approvers}
+        gone = {k.key_id for k in tx.list_keys() if k.revoked_at is not None}
+        found = [signature_from_json(s) for s in json.loads(tx.get_meta(_META) or "[]")]
+        return [
+            s for s in found
+            if s.act.state_version == tx.state_version() and s.act.policy == policy.digest
+            and s.act.expires > self._now_s() and s.key_id in known - gone
+        ]  # fmt: skip
+
+    def _approver(self, signature: Signature, policy: Policy, tx: Transaction) -> Approver:
+        gone = {k.key_id for k in tx.list_keys() if k.revoked_at is not None}
+        found = next((a for a in policy.approvers if a.key_id == signature.key_id), None)
+        if found is None or found.key_id in gone or found.has_expired(self._now_s()):
+            raise KeyUnknown(f"{signature.key_id[:80]!r} is not an approver of this policy",
+                             mend="sign with an enrolled approver's key")  # fmt: skip
+        return found
+
+    def _targets(self, action: Action, tx: Transaction) -> set[str]:
+        killed = self._kill.killed
+        if action is Action.REVIVE:
+            return {killed.digest} if killed else set()
+        return {r.digest for r in tx.list_revisions()[:-1]} if action is Action.ROLLBACK else set()
+
+    def _now_s(self) -> int:
+        return self._now_ms() // 1000
