@@ -49,6 +49,11 @@ class Server(uvicorn.Server):
         self._runtime.closing.set()
         super().handle_exit(sig, frame)
 
+    def stop(self) -> None:
+        """Begins to stop, without a signal."""
+        self._runtime.closing.set()
+        self.should_exit = True
+
 
 def describe(runtime: Runtime) -> list[str]:
     """Returns what a person who starts a server should know, a line each."""

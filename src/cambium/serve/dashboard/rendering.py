@@ -28,6 +28,7 @@ HEADERS = {
 }
 STATIC = {
     "cambium.css": "text/css",
+    "cambium.svg": "image/svg+xml",
     "acts.js": "text/javascript",
     "follow.js": "text/javascript",
     "keys.js": "text/javascript",

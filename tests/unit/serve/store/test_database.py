@@ -13,6 +13,7 @@ from sqlalchemy import Engine, inspect
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import ConfigError
 from cambium.serve.store.database import database_url, migrate, open_engine
+from cambium.serve.store.records import TraceRow
 from cambium.serve.store.schema import Table
 from cambium.serve.store.state import State
 from cambium.serve.store.writing import for_writing
@@ -114,3 +115,19 @@ def test_only_a_file_or_postgresql_is_a_database(tmp_path: Path, url: str) -> No
         State.open(tmp_path / "state", url=url)
     assert "secret" not in refused.value.one_line()
     assert not (tmp_path / "state").exists()
+
+
+def test_a_trace_from_before_tenants_were_a_column_finds_its_own(tmp_path: Path) -> None:
+    with State.open(tmp_path) as state, state.transaction() as tx:
+        tx.put_trace(TraceRow(request_id="req-1", at=1, record={"tenant": "acme"}))
+        tx.put_trace(TraceRow(request_id="req-2", at=2, record={}))
+    connection = sqlite3.connect(tmp_path / "cambium.db")
+    for name in ("ix_traces_tenant_at", "ix_traces_at", "ix_learn_steps_at"):
+        connection.execute(f"DROP INDEX {name}")
+    connection.execute("ALTER TABLE traces DROP COLUMN tenant")
+    connection.execute("UPDATE alembic_version SET version_num = '0005'")
+    connection.commit()
+    connection.close()
+    with State.open(tmp_path) as state, state.read() as tx:
+        found = {row.request_id: row.tenant for row in tx.newest_traces(limit=9)}
+    assert found == {"req-1": "acme", "req-2": "default"}

@@ -1,4 +1,4 @@
-"""Proposals, evidence, approvals, revisions and traces."""
+"""Proposals, evidence, approvals and revisions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from cambium.core.canonical import digest_json
 from cambium.core.errors import DataError, DigestMismatch, DuplicateSigner, IllegalTransition
 from cambium.core.nouns import ProposalState
-from cambium.serve.errors import ProposalNotFound, RevisionNotFound, StateCorrupt, TraceNotFound
-from cambium.serve.store.records import ApprovalRow, EvidenceRow, ProposalRow, RevisionRow, TraceRow
+from cambium.serve.errors import ProposalNotFound, RevisionNotFound, StateCorrupt
+from cambium.serve.store.records import ApprovalRow, EvidenceRow, ProposalRow, RevisionRow
 from cambium.serve.store.state import State
 
 
@@ -130,13 +130,3 @@ def test_changed_evidence_is_never_returned(state: State) -> None:
     tamper(state, "UPDATE evidence SET envelope = '{}'")
     with state.read() as view, pytest.raises(StateCorrupt, match="evidence"):
         view.list_evidence("p-1")
-
-
-def test_a_trace_is_found_by_its_request(state: State) -> None:
-    row = TraceRow(request_id="req-1", at=5, record={"adapters": [], "text": "é\u0000\n"})
-    with state.transaction() as tx:
-        tx.put_trace(row)
-    with state.read() as view:
-        assert view.get_trace("req-1") == row
-        with pytest.raises(TraceNotFound):
-            view.get_trace("req-2")
