@@ -28,6 +28,7 @@ FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
 )  # fmt: skip
+PATIENCE_MS = 30_000
 SERIOUS = ("serious", "critical")
 
 
@@ -76,7 +77,7 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CAMBIUM_REQUIRE_BROWSER") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
-    expect.set_options(timeout=WAIT_S * 1000)
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         yield chromium
@@ -86,7 +87,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1200, "height": 900})
-    context.set_default_timeout(WAIT_S * 1000)
+    context.set_default_timeout(PATIENCE_MS)
     yield context.new_page()
     context.close()
 

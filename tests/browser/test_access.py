@@ -35,7 +35,7 @@ def paths(room: Room) -> list[str]:
     proposals = [p["id"] for p in room.server.get("/proposals")["proposals"]]
     request = room.server.ask("base").headers["x-cambium-request-id"]
     return ["/", *(f"/review/{p}" for p in proposals), "/line", "/live", "/my-key",
-            f"/trace/{request}", "/sign-in"]  # fmt: skip
+            f"/trace/{request}", "/playground", "/stop", "/sign-in"]  # fmt: skip
 
 
 def violations(page: Page) -> list[tuple[str, Any]]:

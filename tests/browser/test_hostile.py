@@ -69,7 +69,8 @@ def behaviour_of(room: Room, proposal: str, text: str) -> Iterator[None]:
               "blocks": False, "terms": [text], "medoids": [text],
               "examples": [{"prompt": text, "before": text, "after": text}]}  # fmt: skip
     found["behaviour"] = {"available": True, "discoveries": 1, "num_tested": 1, "omnibus": 0.01,
-                          "statement": text, "config": {"q": 0.05}, "changes": [change]}  # fmt: skip
+                          "statement": text, "config": {"q": 0.05},
+                          "changes": [change]}  # fmt: skip
     from cambium.serve.dashboard import pages
 
     with pytest.MonkeyPatch.context() as patch:

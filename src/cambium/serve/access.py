@@ -96,6 +96,9 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("GET", "/live", _READ),
     ("GET", "/trace/{request_id}", _READ),
     ("GET", "/events", _READ),
+    ("GET", "/playground", _READ),
+    ("POST", "/playground", _READ),
+    ("GET", "/stop", _ALL),
 )
 _READING = frozenset({"GET", "HEAD"})
 _COMPILED = [(method, compile_path(path)[0], roles) for method, path, roles in ROUTES]

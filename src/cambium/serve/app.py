@@ -23,10 +23,14 @@ from cambium.serve.api.openai import openai_error_response
 from cambium.serve.api.openai import router as openai_router
 from cambium.serve.api.problems import problem
 from cambium.serve.config import ServerConfig
-from cambium.serve.dashboard import pages, watching
+from cambium.serve.dashboard import pages, playground, stopping, watching
 from cambium.serve.errors import NotUtf8, TooLarge, Unauthenticated
 from cambium.serve.runtime import Runtime
 
+PARTS = (
+    adapters, review, measuring, governance, killing, tokens,
+    pages, watching, playground, stopping,
+)  # fmt: skip
 # A body over the bound is read on, unkept, up to this many times the bound.
 DRAINED_BODIES = 4
 MAX_OPEN_BODY = 4096
@@ -46,7 +50,7 @@ def create_app(config: ServerConfig, *, opened: Runtime | None = None) -> FastAP
             app.state.runtime = runtime
             whole = CallersView(answering=runtime.answering, caller=ANYBODY)
             app.include_router(openai_router(whole, view=partial(_as_seen, runtime)))
-            for part in (adapters, review, measuring, governance, killing, tokens, pages, watching):
+            for part in PARTS:
                 app.include_router(part.router(runtime))
             yield
 

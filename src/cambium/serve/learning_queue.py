@@ -68,6 +68,11 @@ class LearningQueue:
             self._wake.notify()
         return waiting.result.result()
 
+    @property
+    def num_pending(self) -> int:
+        """Returns how many lessons are being learned or wait."""
+        return len(self._waiting) + sum(len(r.members) for r in list(self._running))
+
     def halt(self, error: Exception) -> None:
         """Ends lessons with `error` before their next step and lets none begin until `resume`."""
         with self._wake:

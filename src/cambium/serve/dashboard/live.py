@@ -49,7 +49,7 @@ def overview(runtime: Runtime, caller: Caller) -> dict[str, Any]:
     with runtime.state.read() as tx:
         by_minute = tx.requests_by_minute(since=hour_ago, tenant=tenant)
         count, first = tx.back_to(WINDOW, tenant=tenant)
-        alerts = tx.held_back(since=first, tenant=tenant)
+        alerts = tx.held_back(since=first if count == WINDOW else 0, tenant=tenant)
         traces = tx.newest_traces(limit=NUM_REQUESTS, tenant=tenant)
         lessons = tx.newest_lessons(limit=NUM_LESSONS, tenant=tenant)
     minutes = range(now // 60_000 - MINUTES + 1, now // 60_000 + 1)

@@ -1,0 +1,151 @@
+"""One prompt, answered by several models, each token weighed by the first of them."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cambium.core.errors import DataError, Stopped
+from cambium.models.chat import encode_document, stop_ids
+from cambium.models.engine import GenerationRequest
+from cambium.models.sampling import SamplingConfig
+from cambium.models.scoring import score
+from cambium.serve.access import Caller
+from cambium.serve.api.openai.runtime import Answerer, TraceDraft
+from cambium.serve.api.openai.token_texts import TextStream, TokenTexts
+from cambium.serve.runtime import Runtime
+
+MAX_ARMS = 4
+MAX_TOKENS = 128
+MAX_PROMPT_CHARS = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeighedToken:
+    """A token that an arm wrote: its text, and its log-probability there and in the first arm."""
+
+    text: str
+    own: float
+    first: float
+
+    @property
+    def difference(self) -> float:
+        """Returns by how many nats this arm likes the token better than the first arm does."""
+        return self.own - self.first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """What one model wrote.
+
+    Args:
+        adapter: `base`, or `name@digest` of what acted on it.
+        request_id: under which the answer's trace is kept.
+    """
+
+    model: str
+    adapter: str
+    request_id: str
+    tokens: tuple[WeighedToken, ...]
+
+    @property
+    def total(self) -> float:
+        """Returns by how many nats this arm likes its answer better than the first arm does."""
+        return sum(token.difference for token in self.tokens)
+
+
+def compare(
+    runtime: Runtime, caller: Caller, *, models: Sequence[str], prompt: str, max_tokens: int
+) -> list[Arm]:
+    """Returns the likeliest continuation by each model; the first is what others are held to.
+
+    Raises:
+        DataError: no or too many models, an empty prompt, or one that leaves no room.
+        ModelNotFound, AdapterExpired, AdapterQuarantined: nothing answers to a name.
+        SystemKilled: nothing answers.
+    """
+    if not 1 <= len(models) <= MAX_ARMS or not 1 <= max_tokens <= MAX_TOKENS:
+        raise DataError(f"{len(models)} models and {max_tokens} tokens cannot be compared",
+                        mend=f"1 to {MAX_ARMS} models, 1 to {MAX_TOKENS} tokens")  # fmt: skip
+    if not prompt.strip() or len(prompt) > MAX_PROMPT_CHARS:
+        raise DataError("the prompt is empty or too long",
+                        mend=f"at most {MAX_PROMPT_CHARS} characters")  # fmt: skip
+    answerers = [
+        runtime.answering.resolve(model, caller=caller, domain=None, text=prompt)
+        for model in models
+    ]
+    ids = encode_document(runtime.base.tokenizer, prompt)
+    if len(ids) + max_tokens > runtime.engine.context:
+        raise DataError(f"a prompt of {len(ids)} tokens leaves no room for {max_tokens} more",
+                        mend=f"the context is {runtime.engine.context} tokens")  # fmt: skip
+    return [
+        _arm(runtime, caller, answerer, answerers[0], ids, max_tokens) for answerer in answerers
+    ]
+
+
+def _arm(
+    runtime: Runtime,
+    caller: Caller,
+    answerer: Answerer,
+    first: Answerer,
+    ids: list[int],
+    max_tokens: int,
+) -> Arm:
+    began = time.perf_counter()
+    written, why = _written(runtime, answerer, ids, max_tokens)
+    own = _weighed(runtime, answerer, ids, written)
+    other = own if answerer is first else _weighed(runtime, first, ids, written)
+    stream = TextStream(TokenTexts(runtime.base.tokenizer))
+    texts = [stream.feed(token) for token in written]
+    request_id = f"req-{secrets.token_hex(12)}"
+    draft = TraceDraft(
+        request_id=request_id,
+        endpoint="playground",
+        answerer=answerer,
+        prompt_tokens=len(ids),
+        completion_tokens=len(written),
+        finish_reasons=(why,),
+        queued_ms=0.0,
+        first_token_ms=None,
+        total_ms=(time.perf_counter() - began) * 1000,
+        params={"max_tokens": max_tokens, "temperature": 0},
+    )
+    runtime.answering.record(draft, caller=caller)
+    tokens = zip(texts, own, other, strict=True)
+    return Arm(
+        model=answerer.model,
+        adapter=answerer.adapter,
+        request_id=request_id,
+        tokens=tuple(WeighedToken(text=t, own=a, first=b) for t, a, b in tokens),
+    )
+
+
+def _written(
+    runtime: Runtime, answerer: Answerer, ids: list[int], max_tokens: int
+) -> tuple[list[int], str]:
+    """Returns the tokens and why they ended."""
+    events = runtime.engine.generate(
+        GenerationRequest(
+            prompt=ids,
+            adapters=answerer.adapters,
+            max_tokens=max_tokens,
+            sampling=SamplingConfig(temperature=0),
+            stop_ids=stop_ids(runtime.base.tokenizer),
+        )
+    )
+    end = events[-1].finish
+    if end == "cancelled":
+        raise Stopped("the answer broke off", mend="try again")
+    return [e.token_id for e in events if e.token_id is not None], str(end)
+
+
+def _weighed(
+    runtime: Runtime, answerer: Answerer, ids: list[int], written: list[int]
+) -> list[float]:
+    """Returns the log-probability of each written token, nats."""
+    if not written:
+        return []
+    (found,) = score(runtime.base, [[*ids, *written]], adapters=answerer.adapters)
+    return found.tolist()[-len(written) :]

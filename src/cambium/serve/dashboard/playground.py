@@ -1,0 +1,90 @@
+"""The playground: one prompt side by side on base, stable, an adapter and a candidate."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, Response
+from pydantic import Field
+
+from cambium.serve.access import Asking, Caller
+from cambium.serve.api.bodies import Body
+from cambium.serve.api.review import is_shown
+from cambium.serve.comparing import MAX_ARMS, MAX_TOKENS, Arm, compare
+from cambium.serve.dashboard.rendering import render
+from cambium.serve.runtime import Runtime
+
+# From how many nats on a token is coloured, and more strongly coloured.
+STEPS = (0.2, 1.0, 3.0)
+NUM_CANDIDATES = 20
+
+
+class PlaygroundBody(Body):
+    """What is to be continued, by whom; the first model is what the others are held to."""
+
+    prompt: str
+    models: list[str] = Field(min_length=1, max_length=MAX_ARMS)
+    max_tokens: int = Field(default=48, ge=1, le=MAX_TOKENS)
+
+
+def router(runtime: Runtime) -> APIRouter:
+    """Returns the routes."""
+    routes = APIRouter(tags=["pages"], default_response_class=HTMLResponse)
+
+    @routes.get("/playground")
+    async def playground(request: Request, caller: Asking, model: str = "stable") -> Response:
+        names = await asyncio.to_thread(_names, runtime, caller)
+        return _page(request, runtime, names=names, chosen=["base", model, "", ""])
+
+    @routes.post("/playground")
+    async def answer(request: Request, body: PlaygroundBody, caller: Asking) -> Response:
+        loop = asyncio.get_running_loop()
+        names = await asyncio.to_thread(_names, runtime, caller)
+        # Behind whoever measures: generation for customers does not wait for this.
+        arms = await loop.run_in_executor(
+            runtime.measuring_thread,
+            lambda: compare(runtime, caller, models=body.models, prompt=body.prompt,
+                            max_tokens=body.max_tokens),
+        )  # fmt: skip
+        chosen = [*body.models, "", "", ""][:MAX_ARMS]
+        return _page(request, runtime, names=names, chosen=chosen, prompt=body.prompt,
+                     arms=[_shown(arm) for arm in arms])  # fmt: skip
+
+    return routes
+
+
+def _page(request: Request, runtime: Runtime, **fields: Any) -> Response:
+    plain: dict[str, Any] = {"prompt": "", "arms": [], "max_tokens": MAX_TOKENS}
+    return render(request, runtime, "playground.html", **{**plain, **fields})
+
+
+def _names(runtime: Runtime, caller: Caller) -> list[tuple[str, str]]:
+    """Returns what can be asked, each with what a person calls it."""
+    found = [(entry.id, entry.id) for entry in runtime.answering.models(caller)]
+    candidates = [
+        f.proposal
+        for f in runtime.proposals.all()
+        if f.proposal.candidate_digest and is_shown(f, caller)
+    ]
+    return found + [
+        (f"{caller.label(p.adapter_name)}@{p.candidate_digest}",
+         f"candidate of {p.id}, {p.domain}, {p.state.replace('_', ' ')}")
+        for p in candidates[: -NUM_CANDIDATES - 1 : -1]
+    ]  # fmt: skip
+
+
+def _shown(arm: Arm) -> dict[str, Any]:
+    tokens = [
+        {"text": t.text, "own": t.own, "first": t.first, "step": _step(t.difference)}
+        for t in arm.tokens
+    ]
+    return {"model": arm.model, "adapter": arm.adapter, "request_id": arm.request_id,
+            "total": arm.total, "tokens": tokens}  # fmt: skip
+
+
+def _step(difference: float) -> str:
+    """Returns how strongly a token is coloured: `same`, `more1` to `more3`, `less1` to `less3`."""
+    size = sum(abs(difference) >= step for step in STEPS)
+    return "same" if size == 0 else f"{'more' if difference > 0 else 'less'}{size}"
