@@ -93,4 +93,46 @@ def test_numbers_and_times_are_for_people() -> None:
     assert [views.number(x) for x in (None, 0.0, -0.0, 0.12345, -3)] == [
         "–", "0", "0", "+0.123", "-3"]  # fmt: skip
     assert views.when(None) == "–" and views.when(0) == "1970-01-01 00:00:00 UTC"
+    assert views.versioned("stable") == "stable"
+    assert views.versioned("a@sha256:" + "0123456789" * 6) == "a@01234567…"
     assert views.short(None) == "–" and len(views.short("sha256:" + "a" * 64)) == 20
+
+
+@given(values=st.lists(NUMBERS, min_size=1, max_size=60))
+def test_a_curve_stays_on_its_field(values: list[float]) -> None:
+    found = views.line(values)
+    assert found is not None
+    points = [tuple(map(float, p.split(","))) for p in found["points"].split(" ")]
+    assert len(points) == len(values)
+    assert all(0 <= x <= 100.1 and 0.9 <= y <= 23.1 for x, y in points)
+    assert (found["most"], found["last"]) == (max(values), values[-1])
+    # What is higher is drawn higher: SVG counts downwards.
+    for (_, a), (_, b), before, after in zip(points, points[1:], values, values[1:], strict=False):
+        assert (a >= b) or before >= after
+
+
+def test_no_values_make_no_curve() -> None:
+    assert views.line([]) is None
+
+
+def test_a_rollback_reaches_back_to_what_it_is_of() -> None:
+    rows = [{"number": n, "kind": "merge", "of": None, "served": False} for n in range(1, 31)]
+    rows.append({"number": 31, "kind": "rollback", "of": 30, "served": True})
+    rows.append({"number": 32, "kind": "rollback", "of": 1, "served": False})
+    found = views.revision_line(rows)
+    assert found["earlier"] == 8 and len(found["dots"]) == views.MAX_DOTS
+    back = {dot["number"]: dot["back"] for dot in found["dots"] if dot["of"]}
+    assert back == {31: next(d["x"] for d in found["dots"] if d["number"] == 30), 32: None}
+
+
+def test_what_is_signed_names_all_but_its_time() -> None:
+    standing = {"policy_digest": "sha256:p", "state_version": 7, "other": 1}
+    assert views.act(standing, "approve", "sha256:t") == {
+        "action": "approve", "domain_tag": "cambium.v1", "policy": "sha256:p",
+        "state_version": 7, "target": "sha256:t"}  # fmt: skip
+
+
+def test_a_key_is_told_what_it_may_do() -> None:
+    assert views.key_standing("a", "approver", None).startswith("a: approves")
+    assert "revoked" in views.key_standing("a", "approver", 5)
+    assert "no policy lists it" in views.key_standing("a", "enrolled", None)

@@ -40,6 +40,7 @@ def render(
 ) -> Response:
     """Returns a page of the review room for whoever asks."""
     standing = {
+        "path": request.url.path,
         "revision": runtime.revision,
         "attestation": runtime.identity.attestation_label,
         "killed": runtime.kill.killed,
@@ -83,6 +84,7 @@ def _environment() -> Environment:
         short=views.short,
         number=views.number,
         when=views.when,
+        versioned=views.versioned,
         json=lambda value: canonical_json(value).decode(),
     )
     return found

@@ -102,6 +102,12 @@ def short(digest: str | None) -> str:
     return f"{digest[:19]}…" if digest else "–"
 
 
+def versioned(name: str) -> str:
+    """Returns `name@digest` with as much of the digest as tells versions apart."""
+    adapter, at, digest = name.partition("@sha256:")
+    return f"{adapter}@{digest[:8]}…" if at else name
+
+
 def number(value: float | None) -> str:
     """Returns a number with its sign and three digits that count, or a dash."""
     if value is None:
