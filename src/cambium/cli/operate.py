@@ -50,6 +50,7 @@ def serve(
         host=host,
         port=port,
         policy=policy,
+        log=os.environ.get("CAMBIUM_LOG") or "text",
         num_threads=num_threads,
     )
     run(config)

@@ -19,6 +19,7 @@ from cambium.serve.bank import Bank, stored_bytes
 from cambium.serve.errors import AdapterNotFound, DomainNotFound, ModelNotFound
 from cambium.serve.names import parse_model_name
 from cambium.serve.store.records import TraceRow
+from cambium.serve.telemetry import record_answer
 
 if TYPE_CHECKING:
     from cambium.serve.runtime import Runtime
@@ -130,6 +131,7 @@ class Answering:
             "params": trace.params,
         }
         self.runtime.metrics.observe(trace)
+        record_answer(trace)
         row = TraceRow(
             request_id=trace.request_id,
             at=self.runtime.now_ms(),

@@ -10,6 +10,7 @@ from functools import partial
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.telemetry import TelemetryConfig
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,11 +27,18 @@ from cambium.serve.config import ServerConfig
 from cambium.serve.dashboard import pages, playground, stopping, watching
 from cambium.serve.errors import NotUtf8, TooLarge, Unauthenticated
 from cambium.serve.runtime import Runtime
+from cambium.serve.telemetry import Observed
 
 PARTS = (
     adapters, review, measuring, governance, killing, tokens,
     pages, watching, playground, stopping,
 )  # fmt: skip
+# The framework's own spans and logs hold query strings, and what was wrong with a body in its own
+# words; `telemetry.Observed` says less.
+NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False, "metrics": False, "logs": False, "operation_spans": False,
+    "auto_configure": False,
+}  # fmt: skip
 # A body over the bound is read on, unkept, up to this many times the bound.
 DRAINED_BODIES = 4
 MAX_OPEN_BODY = 4096
@@ -55,13 +63,19 @@ def create_app(config: ServerConfig, *, opened: Runtime | None = None) -> FastAP
             yield
 
     app = FastAPI(
-        title="Cambium", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="Cambium",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        telemetry=NO_TELEMETRY,
     )
     app.add_exception_handler(CambiumError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_bug)
     app.add_middleware(RequestGuard, max_body_bytes=config.max_body_bytes)
+    app.add_middleware(Observed)  # the outermost: what is refused is counted too
     return app
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from opentelemetry import trace
+
 from cambium.core.canonical import digest_json
 from cambium.core.errors import CambiumError, DigestMismatch, IllegalTransition, Stopped
 from cambium.core.evidence import Measurement, Outcome, Verdict
@@ -36,6 +38,7 @@ from cambium.trust.policy import Policy
 
 ANCHORS_META = "anchors:"
 _log = logging.getLogger(__name__)
+_tracer = trace.get_tracer(__name__)
 
 
 @dataclass(kw_only=True)
@@ -65,8 +68,11 @@ class Checker:
         published: Published,
         consolidator: Consolidator,
         lock: threading.RLock,
+        count: Callable[[str, str], None],
     ) -> None:
+        """Takes the parts of the server; `count` is told each gate's name and verdict."""
         self._proposals = proposals
+        self._count = count
         self._published = published
         self._consolidator = consolidator
         self._lock = lock
@@ -141,6 +147,7 @@ class Checker:
                 raise Overtaken(before.proposal.id)
             yield now, tx
 
+    @_tracer.start_as_current_span("consolidate")
     def _consolidate(self, filed: Filed, bank: Bank, stop: threading.Event) -> None:
         progress = self._progress.setdefault(filed.proposal.id, Progress())
         inputs = self._inputs(filed)
@@ -175,6 +182,7 @@ class Checker:
             event = Frozen(candidate_digest=frozen.data.digest)
             self._proposals.move(current, event, tx, kind="proposal.frozen")
 
+    @_tracer.start_as_current_span("look")
     def _look(self, filed: Filed, bank: Bank, stop: threading.Event) -> bool:
         """Takes one look; returns whether another could say more."""
         policy = self._proposals.need_policy()
@@ -200,6 +208,8 @@ class Checker:
             tx.clear_approvals(proposal.id)
             event = LookTaken(verdicts=verdicts, evidence_root=root)
             self._proposals.move(replace(current, errors=errors), event, tx, kind="proposal.look")
+        for verdict in verdicts:
+            self._count(verdict.gate, str(verdict.outcome))
         # A gate that cannot be measured will not be measured better at once.
         return not errors.keys() - proposal.waived(policy.k)
 

@@ -27,6 +27,7 @@ class ServerConfig:
         measure_drift: after each merge, in the background.
         in_process: requests come from this very process, whose user holds the state's files and
             needs no token. Never with a socket.
+        log: `text` or `json`.
         num_threads: that a pass runs on; None for torch's own choice.
     """
 
@@ -43,6 +44,7 @@ class ServerConfig:
     anchor_tokens: int = 192
     num_diff_prompts: int = 150
     measure_drift: bool = True
+    log: str = "text"
     num_threads: int | None = None
     in_process: bool = False
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
+from opentelemetry import trace
 
 from cambium.core.errors import CambiumError, IllegalTransition
 from cambium.core.nouns import DEFAULT_TENANT, AdapterState, tenant_of
@@ -43,6 +44,7 @@ from cambium.trust.policy import LearningBudget
 MAX_PARENTS = 256
 WARM_UP_TOKENS = 64
 _log = logging.getLogger(__name__)
+_tracer = trace.get_tracer(__name__)
 
 
 class Surroundings(Protocol):
@@ -59,6 +61,10 @@ class Surroundings(Protocol):
 
     def check_alive(self) -> None:
         """Raises if the system was killed."""
+        ...
+
+    def count_lesson(self, result: LearnResult) -> None:
+        """Takes note of a call to learn that was persisted."""
         ...
 
 
@@ -161,6 +167,7 @@ class EphemeralAdapters:
             self._live[name] = self._loaded(record, lora, bank.stack(domain))
         return record
 
+    @_tracer.start_as_current_span("learn")
     def learn(self, name: str, call: LearnCall) -> tuple[AdapterRecord, AdapterRecord, LearnResult]:
         """Takes the steps, persists them, and serves them from the next request on.
 
@@ -184,7 +191,9 @@ class EphemeralAdapters:
                 )
             taken = self._take_steps(live, call)
             check_result(name, taken.result, weight_norms=self._weight_norms, bounds=self.bounds)
-            return before, self._persist(live, call, taken), taken.result
+            after = self._persist(live, call, taken)
+            self._around.count_lesson(taken.result)
+            return before, after, taken.result
 
     def get_live(self, name: str) -> LiveAdapter:
         """Returns a live adapter, loading it from the state if it is not in memory.

@@ -7,8 +7,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
+from opentelemetry import trace
+
 Job = Callable[[threading.Event], None]
 _log = logging.getLogger(__name__)
+_tracer = trace.get_tracer(__name__)
 
 
 class JobRunner:
@@ -73,7 +76,10 @@ class JobRunner:
                 self._running, job = self._jobs.popitem(last=False)
                 stop = self._stop = threading.Event()
             try:
-                job(stop)
+                with _tracer.start_as_current_span(
+                    "job", attributes={"cambium.job": self._running}
+                ):
+                    job(stop)
             except Exception:  # noqa: BLE001  (a failed job must not end the runner)
                 _log.exception("job %s failed", self._running)
             finally:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -10,6 +13,7 @@ import uvicorn
 from cambium.serve.app import create_app
 from cambium.serve.config import ServerConfig
 from cambium.serve.runtime import Runtime
+from cambium.serve.telemetry import send_spans, write_logs
 
 
 def run(config: ServerConfig) -> None:
@@ -18,17 +22,18 @@ def run(config: ServerConfig) -> None:
     Raises:
         CambiumError: the server cannot start.
     """
+    write_logs(config.log)
+    send_last_spans = send_spans()
     # Opened before uvicorn, which would bury an error of the start in a traceback.
     runtime = Runtime(config)
     for line in describe(runtime):
         print(line, file=sys.stderr, flush=True)
     app = create_app(config, opened=runtime)
     server = Server(
-        uvicorn.Config(
-            app, host=config.host, port=config.port, log_level="warning", access_log=False
-        ),
+        uvicorn.Config(app, host=config.host, port=config.port, log_config=None, access_log=False),
         runtime,
     )
+    server.at_end = send_last_spans
     server.run()
     if not server.started:
         raise SystemExit(3)  # uvicorn has said why
@@ -43,11 +48,17 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
         super().__init__(config)
         self._runtime = runtime
+        self.at_end: Callable[[], None] = lambda: None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begins to stop, on a signal."""
         self._runtime.closing.set()
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends, before the signal that asked for it ends the process."""
+        await super().shutdown(sockets)
+        await asyncio.to_thread(self.at_end)
 
     def stop(self) -> None:
         """Begins to stop, without a signal."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from cambium.core.errors import DataError
 from cambium.core.nouns import Signature
+from cambium.learn.lesson import LearnResult
 from cambium.lifecycle.kill import Killed
 from cambium.models.base import BaseModel, load_base
 from cambium.models.compute_thread import ComputeThread
@@ -92,6 +93,7 @@ class Runtime:
         self.waiting = WaitingSignatures(
             self.state, rules=self.rules, kill=self.kill, now_ms=self.now_ms
         )
+        self.metrics = self._open_metrics()
         self.base = self._open_base(config)
         self.training = TrainingModel(self.base)
         self.published: Published = open_bank(
@@ -110,7 +112,6 @@ class Runtime:
         self._open_review(config)
         self.traffic = TrafficLearner(self.adapters, self, rules=self.rules)
         self._opened.callback(self.traffic.close)
-        self.metrics = self._open_metrics()
         self.answering = Answering(self)
         self.subjects = Subjects(self)
         self.kill.listen(self._on_kill)
@@ -137,7 +138,11 @@ class Runtime:
         )
         self.deciding = deciding = threading.RLock()
         checker = Checker(
-            self.proposals, published=self.published, consolidator=consolidator, lock=deciding
+            self.proposals,
+            published=self.published,
+            consolidator=consolidator,
+            lock=deciding,
+            count=self.metrics.observe_verdict,
         )
         self.review = Review(
             self.proposals,
@@ -202,9 +207,14 @@ class Runtime:
 
     def _open_metrics(self) -> Metrics:
         metrics = Metrics(attestation=self.identity.attestation_label)
+        self._opened.callback(metrics.close)
         metrics.watch("cambium_revision", "The served revision.", lambda: self.revision)
         metrics.watch(
             "cambium_answers_active", "Answers under way.", lambda: self.engine.num_active
+        )
+        metrics.watch("cambium_jobs", "Background jobs.", lambda: len(self.jobs.pending))
+        metrics.watch(
+            "cambium_lessons_active", "Lessons under way.", lambda: self.lessons.num_pending
         )
         metrics.watch(
             "cambium_killed", "1 after the kill switch.", lambda: int(self.kill.killed is not None)
@@ -267,6 +277,11 @@ class Runtime:
             SystemKilled: somebody did.
         """
         self.kill.check()
+
+    def count_lesson(self, result: LearnResult) -> None:
+        """Counts a call to learn by what the monitors made of it."""
+        outcome = "quarantined" if result.quarantined else "reset" if result.reset else "kept"
+        self.metrics.observe_lesson(outcome, result.seconds)
 
     def check_scope(self, scope: str) -> None:
         """Refuses a safety scope that the policy does not define.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tests.serving import Bounded, tiny_base
 
+from cambium.learn.lesson import LearnResult
 from cambium.models.base import BaseModel, load_base
 from cambium.models.lora import LoraConfig
 from cambium.models.training_model import TrainingModel
@@ -37,6 +38,9 @@ class Around:
         return Clock.ms
 
     def check_alive(self) -> None:
+        pass
+
+    def count_lesson(self, result: LearnResult) -> None:
         pass
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 from dataclasses import asdict
 from typing import Any
 
@@ -76,7 +77,10 @@ def router(runtime: Runtime) -> APIRouter:
     async def learn_step(body: LearnBody, caller: Asking) -> dict[str, Any]:
         # Not among the threads of the other calls, which would wait until lessons are over.
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(runtime.lesson_threads, _learn, adapters, body, caller)
+        within = copy_context()  # so that what is learned belongs to this request's trace
+        return await loop.run_in_executor(
+            runtime.lesson_threads, lambda: within.run(_learn, adapters, body, caller)
+        )
 
     @routes.post("/adapters/{name}/replay")
     async def replay_learning(name: str, caller: Asking) -> dict[str, Any]:
