@@ -59,6 +59,7 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("GET", "/proposals", _READ),
     ("GET", "/proposals/{proposal_id}", _READ),
     ("GET", "/proposals/{proposal_id}/diff", _READ),
+    ("GET", "/proposals/{proposal_id}/card", _READ),
     ("POST", "/measurements", _READ),
     ("POST", "/gates/align_review", _REVIEW),
     # Valid by signature, whoever carries it.

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import Field
 
 from cambium.core.errors import CambiumError, DataError
@@ -15,6 +16,7 @@ from cambium.serve.access import Asking, Caller
 from cambium.serve.api.bodies import Body
 from cambium.serve.diff import diff_of
 from cambium.serve.errors import ProposalNotFound
+from cambium.serve.model_card import model_card
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import Proposals
 from cambium.serve.runtime import Runtime
@@ -73,6 +75,7 @@ def router(runtime: Runtime) -> APIRouter:
     """Returns the routes."""
     routes = APIRouter(tags=["review"])
     _add_proposing(routes, runtime)
+    _add_reading(routes, runtime)
     _add_judging(routes, runtime)
     _add_releasing(routes, runtime)
     return routes
@@ -106,6 +109,17 @@ def _add_proposing(routes: APIRouter, runtime: Runtime) -> None:
         return await asyncio.to_thread(
             lambda: diff_of(shown(proposals, proposal_id, caller), runtime)
         )
+
+
+def _add_reading(routes: APIRouter, runtime: Runtime) -> None:
+    @routes.get("/proposals/{proposal_id}/card")
+    async def card(proposal_id: str, caller: Asking) -> PlainTextResponse:
+        def text() -> str:
+            filed = shown(runtime.proposals, proposal_id, caller)
+            view, diff = runtime.review.view(filed), diff_of(filed, runtime)
+            return model_card(view, diff, base=runtime.base.name)
+
+        return PlainTextResponse(await asyncio.to_thread(text), media_type="text/markdown")
 
 
 def _add_judging(routes: APIRouter, runtime: Runtime) -> None:

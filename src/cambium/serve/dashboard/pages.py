@@ -27,6 +27,7 @@ from cambium.serve.dashboard.rendering import (
 )
 from cambium.serve.diff import diff_of
 from cambium.serve.errors import PageForged, Unauthenticated
+from cambium.serve.model_card import model_card
 from cambium.serve.runtime import Runtime
 from cambium.serve.sessions import COOKIE, SESSION_S
 
@@ -123,6 +124,7 @@ def _proposal(request: Request, runtime: Runtime, proposal_id: str, caller: Call
         modules=views.module_rows(diff["weights"]),
         timeline=views.timeline(entries, proposal_id),
         policy=runtime.policy,
+        card=model_card(view, diff, base=runtime.base.name),
         act=partial(views.act, view),
     )
 
