@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cambium.bench import diff, drift, engine, forgetting, gates, learn, learning_rate, trust
+from cambium.bench import diff, drift, engine, forgetting, gates, learn, learning_rate, pages, trust
 
 BENCHMARKS: dict[str, Callable[[Callable[[str], None]], dict[str, Any]]] = {
     "diff": diff.run,
@@ -15,5 +15,6 @@ BENCHMARKS: dict[str, Callable[[Callable[[str], None]], dict[str, Any]]] = {
     "gates": gates.run,
     "learn": learn.run,
     "learning_rate": learning_rate.run,
+    "pages": pages.run,
     "trust": trust.run,
 }

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from cambium.bench import learn_to_served
+from cambium.bench import learn_to_served, observed
 from cambium.bench.report import Row, interleaved, memory_bandwidth, result
 from cambium.models.base import BUNDLED, BaseModel, load_base
 from cambium.models.engine import Engine, GenerationRequest
@@ -60,6 +60,7 @@ def run(say: Callable[[str], None]) -> dict[str, Any]:
                 peer="transformers generate + PEFT adapter_names", peer_value=rates["peft"],
                 ratio=rates["cambium"] / rates["peft"], limit=limit, setting=setting),
             *learn_to_served.rows(base, say),
+            *observed.rows(say),
         ],
     )  # fmt: skip
 

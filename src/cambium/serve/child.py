@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -21,7 +23,9 @@ class ChildServer:
         OSError: on entering, when it ends at once or does not come up in time.
     """
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, *, env: Mapping[str, str] | None = None) -> None:
+        """Takes the state's folder, and what its environment says beside this process's own."""
+        self._env = {**os.environ, **(env or {})}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -36,7 +40,7 @@ class ChildServer:
         command = [sys.executable, "-m", "cambium", "serve"]
         command += ["--state", str(self._state), "--port", str(self.port)]
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._env)
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self._process.poll() is not None:

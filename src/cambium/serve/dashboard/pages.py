@@ -107,10 +107,13 @@ def _proposals(request: Request, runtime: Runtime, caller: Caller) -> Response:
 
 
 def _proposal(request: Request, runtime: Runtime, proposal_id: str, caller: Caller) -> Response:
+    is_whole = request.query_params.get("timeline") == "whole"
     filed = shown(runtime.proposals, proposal_id, caller)
     view, diff = runtime.review.view(filed), diff_of(filed, runtime)
     with runtime.state.read() as tx:
-        entries = [dict(entry.__dict__) for entry in tx.audit_entries(naming=proposal_id)]
+        entries, num_entries = tx.audit_naming(
+            proposal_id, limit=None if is_whole else views.MAX_ENTRIES
+        )
     return render(
         request,
         runtime,
@@ -122,7 +125,8 @@ def _proposal(request: Request, runtime: Runtime, proposal_id: str, caller: Call
         diff=diff,
         clusters=views.cluster_rows(diff["behaviour"]),
         modules=views.module_rows(diff["weights"]),
-        timeline=views.timeline(entries, proposal_id),
+        timeline=views.timeline([dict(e.__dict__) for e in entries], proposal_id),
+        num_earlier=num_entries - len(entries),
         policy=runtime.policy,
         card=model_card(view, diff, base=runtime.base.name),
         act=partial(views.act, view),

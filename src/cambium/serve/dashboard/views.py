@@ -25,6 +25,7 @@ KEY_ROLES = {
     "enrolled": "known, but no policy lists it: it can sign nothing yet",
     "retired": "an earlier policy listed it: it can sign nothing now",
 }
+MAX_ENTRIES = 100
 MAX_DOTS = 24
 MAX_CHANGES = 200
 MAX_EXAMPLES = 3

@@ -153,18 +153,23 @@ class LedgerRows(Rows):
         """Returns the newest entry, or None of an empty log."""
         return self._first(AuditEntry, _AUDIT.order_by(Audit.seq.desc()))
 
-    def audit_entries(
-        self, *, since: int = 0, limit: int | None = None, naming: str | None = None
-    ) -> list[AuditEntry]:
-        """Returns the entries with `seq >= since` in order, `limit` of them at most.
+    def audit_entries(self, *, since: int = 0, limit: int | None = None) -> list[AuditEntry]:
+        """Returns the entries with `seq >= since` in order, `limit` of them at most."""
+        statement = _AUDIT.where(Audit.seq >= since).order_by(Audit.seq)
+        return self._all(AuditEntry, statement.limit(limit))
+
+    def audit_naming(self, text: str, *, limit: int | None = None) -> tuple[list[AuditEntry], int]:
+        """Returns the entries whose body holds a text, oldest first, and how many there are.
 
         Args:
-            naming: only entries whose body holds this text somewhere.
+            limit: only so many, the newest.
         """
-        statement = _AUDIT.where(Audit.seq >= since).order_by(Audit.seq)
-        if naming is not None:
-            statement = statement.where(cast(Audit.body, String).contains(naming, autoescape=True))
-        return self._all(AuditEntry, statement.limit(limit))
+        holds = cast(Audit.body, String).contains(text, autoescape=True)
+        total = self._connection.execute(
+            select(func.count()).select_from(Audit).where(holds)
+        ).scalar_one()
+        newest = _AUDIT.where(holds).order_by(Audit.seq.desc()).limit(limit)
+        return self._all(AuditEntry, newest)[::-1], total
 
     def put_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Keeps the latest signed checkpoint of the log in place of the one before.
