@@ -1,4 +1,4 @@
-"""What being watched costs: a server with spans, metrics, logs and an open page, beside one without.
+"""What being watched costs: a server with spans, metrics, logs and a page, beside one without.
 
 Both answer the same requests, in turn. The watched one sends spans and metrics to a collector on
 loopback, writes a line of JSON for every request, and a page follows it as a browser would: it

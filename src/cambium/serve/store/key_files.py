@@ -28,7 +28,8 @@ def save_key(key: SigningKey, path: Path, *, passphrase: bytes | None = None) ->
     """Writes the key, readable by its owner alone, and fsyncs file and folder.
 
     An Ed25519 key becomes PKCS8 PEM, a share of a group's key JSON; both encrypted under a
-    passphrase if there is one (scrypt, AES-256).
+    passphrase if there is one: PEM with PBKDF2 (HMAC-SHA-256, 2048 rounds) and AES-256-CBC, as the
+    library and other programs write it; JSON with scrypt and AES-256-GCM.
 
     Raises:
         ConfigError: the file exists already, or the folder cannot be written.
