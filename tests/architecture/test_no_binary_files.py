@@ -9,6 +9,9 @@ MAX_TEXT_BYTES = 2 * 2**20
 BINARY = {
     "src/cambium/models/bundled/model.safetensors": 32 * 10**6,
     "docs/pictures/demo.png": 300_000,
+    "docs/pictures/approve.png": 300_000,
+    "docs/pictures/live.png": 300_000,
+    "docs/pictures/playground.png": 300_000,
     "docs/pictures/review.png": 300_000,
 }
 

@@ -22,6 +22,7 @@ PAGE = {"accept": "text/html"}
 class Reader(HTMLParser):
     """What a browser would find: text, tags, attributes, and whether tags nest."""
 
+    BLOCKS = frozenset({"dialog", "div", "dl", "form", "h2", "ol", "p", "section", "table", "ul"})
     VOID = frozenset({"meta", "link", "img", "input", "br", "rect", "line"})
 
     def __init__(self, html: str) -> None:
@@ -38,6 +39,8 @@ class Reader(HTMLParser):
         self.tags.append(tag)
         self.attributes += [(tag, name, value) for name, value in attrs]
         self.ids += [value for name, value in attrs if name == "id" and value]
+        # A browser would end the paragraph here, and nothing would be where it was meant to be.
+        assert not (tag in self.BLOCKS and "p" in self.open), (tag, self.open)
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -250,3 +253,94 @@ def test_after_a_kill_people_can_still_look(locked: tuple[Server, str, str]) -> 
     found = page(server, "/")
     assert "Killed." in found.text and "cambium propose" in found.text
     server.http.cookies.clear()
+
+
+PAGES = ("/", "/line", "/live", "/playground", "/my-key", "/stop", "/sign-in")
+
+
+@pytest.fixture(scope="module")
+def bare(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A state without a policy: it learns, and nothing can be proposed."""
+    state = tmp_path_factory.mktemp("bare")
+    with served(small_config(state, model=str(base))) as found:
+        yield found
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_is_whole_on_a_bare_state(bare: Server, path: str) -> None:
+    assert page(bare, path).text.strip()
+
+
+def test_every_kind_of_answer_has_a_trace_that_can_be_read(bare: Server) -> None:
+    bare.create("notes")
+    bare.teach("notes", PORT)
+    asked = [
+        bare.http.post("/v1/embeddings", json={"model": "all-MiniLM-L6-v2", "input": "x"}),
+        bare.http.post("/v1/chat/completions", json={
+            "model": "notes", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}),
+        bare.ask("stable"), bare.ask("base", n=2, temperature=1),
+    ]  # fmt: skip
+    answered = [a for a in asked if a.status_code == 200]
+    assert len(answered) >= 3
+    for answer in answered:
+        request_id = answer.headers["x-cambium-request-id"]
+        assert request_id in page(bare, f"/trace/{request_id}").text
+    live = page(bare, "/live")
+    assert "notes" in live.text and "alignment green" in live.text
+    assert "no answered request" in page(bare, "/trace/req-nobody", status=404).text
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_is_whole_after_a_kill(killed: Server, path: str) -> None:
+    found = page(killed, path)
+    if path != "/sign-in":
+        assert "Killed." in found.text
+
+
+@pytest.fixture(scope="module")
+def killed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    people, state = People(), tmp_path_factory.mktemp("killed")
+    people.init(state)
+    with served(small_config(state, model=str(base)), people) as found:
+        found.awaiting("trees", "trees", TREES)
+        act = found.act(Action.KILL, found.get("/kill")["target"])
+        signed = signature_to_json(sign_act(people.operator, act))
+        found.post("/kill", reason=XSS, signatures=[signed])
+        yield found
+
+
+def test_a_proposal_can_still_be_read_after_a_kill(killed: Server) -> None:
+    (proposal,) = killed.get("/proposals")["proposals"]
+    found = page(killed, f"/review/{proposal['id']}").text
+    assert "Killed." in found and any("kill" in blocker for blocker in proposal["blockers"])
+    assert all(blocker in found for blocker in proposal["blockers"])
+
+
+def test_a_tenant_sees_nothing_of_another(base: Path, tmp_path: Path) -> None:
+    people = People()
+    people.init(tmp_path)
+    with served(small_config(tmp_path, model=str(base)), people) as server:
+        token = server.post("/tokens", 201, name="root", tenant="*", roles=["operator"])["token"]
+        root = {"authorization": f"Bearer {token}"}
+        bearers = {}
+        for tenant in ("acme", "other"):
+            body = {"name": tenant, "tenant": tenant, "roles": ["client", "learner", "reviewer"]}
+            made = server.http.post("/tokens", json=body, headers=root).json()["token"]
+            bearers[tenant] = {"authorization": f"Bearer {made}"}
+        server.http.headers.update(bearers["acme"])
+        server.create("ravens")
+        server.teach("ravens", TREES)
+        request = server.ask("ravens").headers["x-cambium-request-id"]
+        proposal = server.propose("ravens", "birds")
+        for path in ("/", "/live", "/playground", "/stop", "/line"):
+            seen = server.http.get(path, headers={**bearers["other"], **PAGE}).text
+            assert "ravens" not in seen and proposal not in seen and request[:12] not in seen, path
+        for path in (f"/review/{proposal}", f"/trace/{request}"):
+            assert server.http.get(path, headers=bearers["other"]).status_code == 404
+        card = server.http.get(f"/proposals/{proposal}/card", headers=bearers["other"])
+        assert card.status_code == 404
+        for path in ("/", "/live", "/playground"):
+            assert "ravens" in server.http.get(path, headers=PAGE).text, path
+        asked = server.http.post("/playground", headers=bearers["other"], json={
+            "prompt": "x", "models": ["base", "ravens"], "max_tokens": 2})  # fmt: skip
+        assert asked.json()["code"] == "model_not_found"
