@@ -11,6 +11,14 @@ from tests.browser.conftest import Room, listening
 from tests.serving import TREES, People, Rules, small_config
 
 
+# Counts the events at which a page would be taken anew, once it has had the time for that.
+HEAR = """() => {
+  let heard = 0;
+  new EventSource("/events").addEventListener("change", () =>
+    setTimeout(() => (document.body.dataset.heard = String(++heard)), 1100));
+}"""
+
+
 @pytest.fixture
 def room(base: Path, tmp_path: Path) -> Iterator[Room]:
     people = People()
@@ -63,12 +71,19 @@ def test_what_is_open_stays_open_while_a_page_follows(room: Room, page: Page) ->
     expect(page.locator("#following")).to_have_text("live")
     page.get_by_role("button", name="Propose").click()
     page.get_by_label("Into the domain").fill("half a wo")
-    room.server.answer("base")
-    page.wait_for_timeout(2500)  # longer than it takes to follow
+    # Two events a page would follow, the second after the first was dealt with.
+    page.evaluate(HEAR)
+    for number in (1, 2):
+        room.server.answer("base")
+        page.wait_for_selector(f"body[data-heard='{number}']")
     expect(page.get_by_label("Into the domain")).to_have_value("half a wo")
     page.keyboard.press("Escape")
     room.server.answer("base")
-    expect(page.locator("#requests tbody tr")).to_have_count(2)
+    expect(page.locator("#requests tbody tr")).to_have_count(3)
+    # Whoever stood on a button stands on it still, in what has come instead.
+    room.server.teach("trees", TREES)
+    expect(page.locator("#adapters")).to_contain_text("8 of")
+    expect(page.get_by_role("button", name="Propose")).to_be_focused()
 
 
 def test_models_side_by_side(room: Room, page: Page) -> None:

@@ -10,6 +10,8 @@ events.addEventListener("change", later);
 events.addEventListener("open", () => mark("live"));
 events.addEventListener("error", () => mark("not connected; trying again"));
 
+document.addEventListener("visibilitychange", () => document.hidden || later());
+
 function mark(text) {
   const place = document.getElementById("following");
   if (place) place.textContent = text;
@@ -36,6 +38,10 @@ async function refresh() {
 
 function exchange(part, page) {
   const fresh = page.getElementById(part.id);
-  if (!fresh || fresh.innerHTML === part.innerHTML || part.contains(document.activeElement)) return;
+  if (!fresh || fresh.innerHTML === part.innerHTML) return;
+  const focused = part.contains(document.activeElement) ? document.activeElement : null;
+  if (focused?.matches("input, select, textarea")) return;
   part.replaceWith(document.adoptNode(fresh));
+  // Whoever stood on a button stands on it still.
+  if (focused?.dataset.opens) fresh.querySelector(`[data-opens="${CSS.escape(focused.dataset.opens)}"]`)?.focus();
 }
