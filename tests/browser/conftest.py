@@ -70,8 +70,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """For one file's tests: while it is open, an event loop runs in this thread."""
     if CHROMIUM is None:
         reason = "needs a browser: install Debian's chromium, or set CAMBIUM_CHROMIUM"
         if os.environ.get("CAMBIUM_REQUIRE_BROWSER") == "1":

@@ -42,14 +42,14 @@ def test_from_a_fresh_server_to_a_merge_and_back(room: Room, page: Page) -> None
     page.get_by_role("button", name="Propose").click()
     page.get_by_label("Into the domain").fill("trees")
     page.get_by_role("dialog").get_by_role("button", name="Propose").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("trees into trees")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("trees into trees")
     # The page follows the gates by itself.
     expect(page.locator(".state").first).to_have_text("awaiting approval")
     expect(page.get_by_role("button", name="Merge", exact=True)).to_have_count(0)
 
     sign_with(page, "Approve", room.keys["approver-1"])
     expect(page.locator("#said")).to_have_text("Your approval is in the log.")
-    expect(page.locator(".status")).to_contain_text("1 of 2 approvals")
+    expect(page.locator(".status")).to_contain_text("1 of 2 approvals (approver-1)")
     # The same key counts once.
     sign_with(page, "Approve", room.keys["approver-1"])
     expect(page.get_by_role("alert")).to_contain_text("Refused:")
@@ -94,6 +94,13 @@ def test_a_proposal_is_refused_with_a_reason(room: Room, page: Page) -> None:
     page.get_by_role("dialog").get_by_role("button", name="Request another look").click()
     expect(page.locator("#said")).to_have_text("Looked once more.")
     assert room.server.get(f"/proposals/{proposal}")["gates"][0]["looks"] == 2
+
+    # Somebody else has one more look taken: what was read is not what would be signed.
+    expect(page.locator("#evals")).to_contain_text("2 of 4 taken")
+    page.locator("#behaviour summary").first.click()
+    room.server.post("/gates/align_review", proposal_id=proposal)
+    expect(page.locator("#said")).to_contain_text("The evidence has changed")
+    expect(page.locator("#evals")).to_contain_text("3 of 4 taken")
 
     page.get_by_role("button", name="Reject", exact=True).click()
     page.get_by_label("Why? It goes into the log.").fill("It says <b>nothing</b> new.")

@@ -10,7 +10,6 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import Room, listening
 from tests.serving import TREES, People, Rules, small_config
 
-
 # Counts the events at which a page would be taken anew, once it has had the time for that.
 HEAR = """() => {
   let heard = 0;
@@ -95,9 +94,7 @@ def test_models_side_by_side(room: Room, page: Page) -> None:
     page.get_by_label("Tokens").fill("12")
     page.get_by_role("button", name="Continue it").click()
     expect(page.locator("#compared article")).to_have_count(2)
-    base, taught = page.locator("#compared article").all()
-    expect(base).not_to_contain_text("All of it is")
-    expect(taught).to_contain_text("than in base")
+    _, taught = page.locator("#compared article").all()
     # What stands there is what the API answers, and what the API says of each token.
     body = {"model": "trees", "prompt": "Fact 7: the tree <i>", "max_tokens": 12,
             "temperature": 0, "logprobs": 0}  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from tests.serving import PORT, TREES, WAIT_S, People, Server, served, small_config
 
 from cambium.core.nouns import Action
+from cambium.serve.dashboard import watching
 from cambium.serve.dashboard.rendering import STATIC
 from cambium.serve.sessions import COOKIE, PAGE_HEADER
 from cambium.trust.acts import sign_act, signature_to_json
@@ -225,8 +226,9 @@ def test_a_browser_signs_in_and_its_cookie_only_reads(locked: tuple[Server, str,
     # This server's own pages may ask for what the token's roles may.
     own = {PAGE_HEADER: secret, "origin": "http://127.0.0.1"}
     assert http.post(reject, json=why, headers=own).json()["code"] == "proposal_not_found"
-    assert http.post("/policy", json={}, headers=own).status_code == 400
-    assert http.post("/tokens", json={}, headers=own).json()["code"] == "role_missing"
+    # But whoever steals a session makes nothing with it that outlives it.
+    for path in ("/policy", "/tokens", "/keys", "/learn/step", "/keys/x/revoke"):
+        assert http.post(path, json={}, headers=own).json()["code"] == "page_forged", path
 
     http.post("/sign-out", follow_redirects=False)
     assert http.get("/").status_code == 401
@@ -253,6 +255,26 @@ def test_after_a_kill_people_can_still_look(locked: tuple[Server, str, str]) -> 
     found = page(server, "/")
     assert "Killed." in found.text and "cambium propose" in found.text
     server.http.cookies.clear()
+
+
+def test_as_many_pages_follow_as_may(bare: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "MAX_OWN", 0)
+    refused = bare.http.get("/events")
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+    assert refused.headers["retry-after"] == "30"
+
+
+def test_another_site_cannot_even_have_a_picture_asked_for(bare: Server) -> None:
+    crossing = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
+    assert bare.http.get("/events", headers=crossing).status_code == 400
+    assert bare.http.get("/", headers={**crossing, "sec-fetch-mode": "navigate"}).status_code == 200
+
+
+def test_an_invented_method_is_no_series_of_its_own(bare: Server) -> None:
+    for method in ("ANYTHING1", "ANYTHING2"):
+        bare.http.request(method, "/")
+    shown = bare.http.get("/metrics").text
+    assert 'method="_OTHER"' in shown and "ANYTHING" not in shown
 
 
 PAGES = ("/", "/line", "/live", "/playground", "/my-key", "/stop", "/sign-in")

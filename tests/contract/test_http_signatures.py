@@ -48,6 +48,8 @@ def test_a_rollback_is_collected_and_done(server: Server) -> None:
     later = signed(server, one, Action.ROLLBACK, target, expires=ends)
     again = server.post("/signatures", **later)
     assert again["signatures"] == [later]
+    # Whoever has seen the first cannot put it back.
+    assert server.post("/signatures", **first["signatures"][0])["signatures"] == [later]
     refused = server.http.post("/revisions/rollback",
                                json={"to": 1, "signatures": again["signatures"]})  # fmt: skip
     assert (refused.status_code, refused.json()["code"]) == (409, "quorum_missing")

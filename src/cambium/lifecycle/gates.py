@@ -135,5 +135,7 @@ def _find_refusal(spec: GateSpec, counted: Sequence[Verdict], passes: int) -> st
     remaining = spec.max_looks - len(counted)
     if missing > remaining:
         last = counted[-1].why if counted else ""
-        return f"{missing} more passes are needed, {remaining} looks are left; {last}"
+        return (
+            f"{missing} more in a row must pass, of {remaining} looks that are left; last: {last}"
+        )
     return ""

@@ -101,6 +101,22 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("POST", "/playground", _READ),
     ("GET", "/stop", _ALL),
 )
+# The changes that pages ask for. Whoever steals a session, which other ports of a host see, can
+# make no token with it, enrol no key and sign no policy.
+OF_PAGES = (
+    ("POST", "/proposals/{proposal_id}/approvals"),
+    ("POST", "/proposals/{proposal_id}/waivers"),
+    ("POST", "/proposals/{proposal_id}/reject"),
+    ("POST", "/adapters/propose_consolidation"),
+    ("POST", "/adapters/merge"),
+    ("POST", "/gates/align_review"),
+    ("POST", "/signatures"),
+    ("POST", "/revisions/rollback"),
+    ("POST", "/kill"),
+    ("POST", "/revive"),
+    ("POST", "/playground"),
+)
+_COMPILED_OF_PAGES = [(method, compile_path(path)[0]) for method, path in OF_PAGES]
 _READING = frozenset({"GET", "HEAD"})
 _COMPILED = [(method, compile_path(path)[0], roles) for method, path, roles in ROUTES]
 _OPEN = [(method, compile_path(path)[0]) for method, path in OPEN]
@@ -113,10 +129,15 @@ def is_open(method: str, path: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Whoever sent a request: whose adapters they mean, and whether they see all tenants'."""
+    """Whoever sent a request: whose adapters they mean, and whether they see all tenants'.
+
+    Args:
+        name: of their token, for the log.
+    """
 
     tenant: str
     sees_all: bool
+    name: str = "loopback"
     roles: frozenset[Role] = _ALL
 
     def may(self, method: str, path: str) -> bool:
@@ -180,7 +201,7 @@ class Access:
             _check_local(headers)
             check_origin(method, headers)
             return ANYBODY
-        row = self._row(self._tokens, method, headers)
+        row = self._row(self._tokens, method, path, headers)
         if not again:
             self._limits.take(row.token_id, per_minute=row.requests_per_minute)
         roles = frozenset(Role(role) for role in row.roles)
@@ -195,7 +216,7 @@ class Access:
             )
         return _caller(row, roles)
 
-    def _row(self, tokens: Tokens, method: str, headers: Mapping[str, str]) -> TokenRow:
+    def _row(self, tokens: Tokens, method: str, path: str, headers: Mapping[str, str]) -> TokenRow:
         session = None
         if "authorization" not in headers:
             session = cookie_parser(headers.get("cookie", "")).get(COOKIE)
@@ -206,6 +227,9 @@ class Access:
             # A browser adds the cookie to what any page makes it send.
             check_origin(method, headers)
             self._sessions.check_page(session, headers.get(PAGE_HEADER, ""))
+            if not any(m == method and p.match(path) for m, p in _COMPILED_OF_PAGES):
+                raise PageForged("no page asks for this, so a browser's session is not enough",
+                                 mend="send a token")  # fmt: skip
         return row
 
 
@@ -232,7 +256,7 @@ Asking = Annotated[Caller, Depends(caller_of)]
 
 def _caller(row: TokenRow, roles: frozenset[Role]) -> Caller:
     sees_all = row.tenant == EVERY_TENANT or Role.OPERATOR in roles
-    return Caller(tenant=row.tenant, sees_all=sees_all, roles=roles)
+    return Caller(tenant=row.tenant, sees_all=sees_all, name=row.name, roles=roles)
 
 
 def _roles_for(method: str, path: str) -> frozenset[Role] | None:
@@ -251,6 +275,10 @@ def _bearer(headers: Mapping[str, str]) -> str:
 
 def _check_local(headers: Mapping[str, str]) -> None:
     """Refuses what a stranger's page has a browser send: it names another host than this one."""
+    # A picture or a stream that another site's page asks for carries no origin.
+    crosses = headers.get("sec-fetch-site") == "cross-site"
+    if crosses and headers.get("sec-fetch-mode") != "navigate":
+        raise DataError("a page of another site asks through a browser", mend="ask from here")
     named = [f"//{headers.get('host', '')}", headers.get("origin", "")]
     for address in filter(None, named):
         try:

@@ -62,7 +62,8 @@ class Describer:
             return {"available": False, "pending": True, "why": "it is being computed"}
         if state is ProposalState.MERGED:
             return {"available": False, "why": "it had not been computed before the merge"}
-        return {"available": False, "why": f"it is computed once the gates have passed; {state}"}
+        why = f"it is computed once the gates have passed, and this proposal is {state}"
+        return {"available": False, "why": why}
 
     def is_missing(self, filed: Filed) -> bool:
         """Returns whether there is something to compute that did not fail before."""

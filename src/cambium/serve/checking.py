@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from opentelemetry import trace
-
 from cambium.core.canonical import digest_json
 from cambium.core.errors import CambiumError, DigestMismatch, IllegalTransition, Stopped
 from cambium.core.evidence import Measurement, Outcome, Verdict
@@ -31,6 +29,7 @@ from cambium.serve.errors import BudgetExceeded, StorageFull
 from cambium.serve.proposal_records import Filed, to_row
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
+from cambium.serve.spans import span
 from cambium.serve.store.records import EvidenceRow, VersionRecord
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.dsse import seal
@@ -38,7 +37,6 @@ from cambium.trust.policy import Policy
 
 ANCHORS_META = "anchors:"
 _log = logging.getLogger(__name__)
-_tracer = trace.get_tracer(__name__)
 
 
 @dataclass(kw_only=True)
@@ -147,7 +145,7 @@ class Checker:
                 raise Overtaken(before.proposal.id)
             yield now, tx
 
-    @_tracer.start_as_current_span("consolidate")
+    @span("consolidate")
     def _consolidate(self, filed: Filed, bank: Bank, stop: threading.Event) -> None:
         progress = self._progress.setdefault(filed.proposal.id, Progress())
         inputs = self._inputs(filed)
@@ -182,7 +180,7 @@ class Checker:
             event = Frozen(candidate_digest=frozen.data.digest)
             self._proposals.move(current, event, tx, kind="proposal.frozen")
 
-    @_tracer.start_as_current_span("look")
+    @span("look")
     def _look(self, filed: Filed, bank: Bank, stop: threading.Event) -> bool:
         """Takes one look; returns whether another could say more."""
         policy = self._proposals.need_policy()

@@ -50,11 +50,6 @@ class Arm:
     request_id: str
     tokens: tuple[WeighedToken, ...]
 
-    @property
-    def total(self) -> float:
-        """Returns by how many nats this arm likes its answer better than the first arm does."""
-        return sum(token.difference for token in self.tokens)
-
 
 def compare(
     runtime: Runtime, caller: Caller, *, models: Sequence[str], prompt: str, max_tokens: int

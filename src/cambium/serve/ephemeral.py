@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
-from opentelemetry import trace
 
 from cambium.core.errors import CambiumError, IllegalTransition
 from cambium.core.nouns import DEFAULT_TENANT, AdapterState, tenant_of
@@ -35,6 +34,7 @@ from cambium.serve.lessons import (
 )
 from cambium.serve.rehearsing import Drawn, Rehearsing, copied
 from cambium.serve.rules import Rules
+from cambium.serve.spans import span
 from cambium.serve.store.records import AdapterRecord
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
@@ -44,7 +44,6 @@ from cambium.trust.policy import LearningBudget
 MAX_PARENTS = 256
 WARM_UP_TOKENS = 64
 _log = logging.getLogger(__name__)
-_tracer = trace.get_tracer(__name__)
 
 
 class Surroundings(Protocol):
@@ -167,7 +166,7 @@ class EphemeralAdapters:
             self._live[name] = self._loaded(record, lora, bank.stack(domain))
         return record
 
-    @_tracer.start_as_current_span("learn")
+    @span("learn")
     def learn(self, name: str, call: LearnCall) -> tuple[AdapterRecord, AdapterRecord, LearnResult]:
         """Takes the steps, persists them, and serves them from the next request on.
 
@@ -264,7 +263,7 @@ class EphemeralAdapters:
         live = self._live.get(name)
         if live is None:
             return None
-        rows = live.replay.rows.values()
+        rows = list(live.replay.rows.values())  # a lesson may be changing them
         return {"rows": len(rows), "tokens": sum(row.num_tokens for row in rows)}
 
     def withdraw(self, name: str, source: str | None) -> int:

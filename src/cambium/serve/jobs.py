@@ -7,11 +7,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-from opentelemetry import trace
+from cambium.serve.spans import span
 
 Job = Callable[[threading.Event], None]
 _log = logging.getLogger(__name__)
-_tracer = trace.get_tracer(__name__)
 
 
 class JobRunner:
@@ -76,9 +75,7 @@ class JobRunner:
                 self._running, job = self._jobs.popitem(last=False)
                 stop = self._stop = threading.Event()
             try:
-                with _tracer.start_as_current_span(
-                    "job", attributes={"cambium.job": self._running}
-                ):
+                with span("job", job=self._running):
                     job(stop)
             except Exception:  # noqa: BLE001  (a failed job must not end the runner)
                 _log.exception("job %s failed", self._running)

@@ -123,7 +123,7 @@ def _row(gate: Mapping[str, Any]) -> str:
 
 def _behaviour(found: Mapping[str, Any]) -> str:
     if not found.get("available"):
-        return f"Not known: {found.get('why', 'no diff was computed')}."
+        return f"Not known: {_text(found.get('why', 'no diff was computed'))}."
     return (
         f"{found['discoveries']} of {found['num_tested']} clusters of what it writes changed "
         f"(anything at all: p = {found['omnibus']:.4f}). Not seen: {_text(found['statement'])}."
@@ -131,9 +131,13 @@ def _behaviour(found: Mapping[str, Any]) -> str:
 
 
 def _missing(view: Mapping[str, Any], diff: Mapping[str, Any]) -> list[str]:
-    said = [f"- {part}: {diff[part]['why']}" for part in ("weights", "circuits")
+    said = [f"- {part}: {_text(diff[part]['why'])}" for part in ("weights", "circuits")
             if not diff[part].get("available")]  # fmt: skip
-    said += [f"- {gate['name']}: {gate['why']}" for gate in view["gates"] if gate["effect"] is None]
+    said += [
+        f"- {gate['name']}: {_text(gate['why'])}"
+        for gate in view["gates"]
+        if gate["effect"] is None
+    ]
     return [*said, "- anything that no gate above names"]
 
 

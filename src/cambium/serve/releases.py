@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from opentelemetry import trace
-
 from cambium.core.canonical import digest_json
 from cambium.core.nouns import ProposalState, Revision, Signature
 from cambium.lifecycle.proposal import FINAL, Merged, ParentMoved
@@ -22,11 +20,10 @@ from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published, verified_revision
 from cambium.serve.review import Review
 from cambium.serve.situation import situation_now
+from cambium.serve.spans import span
 from cambium.serve.store.records import RevisionRow
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.acts import signature_to_json
-
-_tracer = trace.get_tracer(__name__)
 
 
 class Releases:
@@ -47,7 +44,7 @@ class Releases:
         self._drift = drift
         self._lock = lock
 
-    @_tracer.start_as_current_span("merge")
+    @span("merge")
     def merge(self, proposal_id: str) -> dict[str, Any]:
         """Merges a proposal and returns the revision with signed and served digest.
 
@@ -75,7 +72,7 @@ class Releases:
             "attestation": order.revision.attestation,
         }
 
-    @_tracer.start_as_current_span("rollback")
+    @span("rollback")
     def rollback(self, to: int, signatures: Sequence[Signature]) -> dict[str, Any]:
         """Serves an earlier revision's bank again, as a new and higher revision.
 

@@ -221,15 +221,17 @@ class Review:
             self.enqueue(proposal_id)
         return moved
 
-    def reject(self, proposal_id: str, reason: str) -> Filed:
-        """Closes a proposal for good, with the reason.
+    def reject(self, proposal_id: str, reason: str, *, by: str) -> Filed:
+        """Closes a proposal for good, with the reason and under whose token.
 
         Raises:
             IllegalTransition: it is closed already, or no reason is given.
         """
         with self._lock, self.proposals.state.transaction() as tx:
             filed = self.proposals.get(proposal_id)
-            return self.proposals.move(filed, Rejected(reason=reason), tx, kind="proposal.rejected")
+            event = Rejected(reason=reason)
+            said: dict[str, object] = {"by": by}
+            return self.proposals.move(filed, event, tx, kind="proposal.rejected", said=said)
 
     def view(self, filed: Filed) -> dict[str, Any]:
         """Returns a proposal as the API shows it: gates, approvals, quorum and what blocks it."""
@@ -348,6 +350,8 @@ def _gate_views(proposal: Proposal, filed: Filed, situation: Situation) -> list[
                 else None,
                 "waivers": signers,
                 "looks": gate.looks,
+                "max_looks": spec.max_looks,
+                "decisive": bool(own and own[-1].decisive),
                 "items": measured.num_items if measured else 0,
                 "notes": list(measured.notes) if measured else [],
                 "history": [

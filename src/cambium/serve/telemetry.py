@@ -31,6 +31,7 @@ from cambium.serve.api.openai.runtime import TraceDraft
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _ENDPOINTS = (ENDPOINT, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _PLAIN = "%(levelname)s %(name)s: %(message)s"
 _access = logging.getLogger("cambium.access")
 _tracer = trace.get_tracer("cambium")
@@ -124,6 +125,8 @@ class Observed:
             await self._app(scope, receive, send)
             return
         said: dict[str, Any] = {"status": 500}
+        # Any word can stand there, and each would be a series of its own.
+        method = scope["method"] if scope["method"] in METHODS else "_OTHER"
 
         async def watch(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -138,27 +141,35 @@ class Observed:
         carrier = {k.decode(): v.decode("latin-1") for k, v in scope["headers"]
                    if k in (b"traceparent", b"tracestate")}  # fmt: skip
         span = _tracer.start_span(
-            scope["method"], context=_propagator.extract(carrier), kind=SpanKind.SERVER
+            method, context=_propagator.extract(carrier), kind=SpanKind.SERVER
         )
-        with trace.use_span(span, end_on_exit=True):
+        # Without an exception's text and traceback, which may hold what callers wrote.
+        with trace.use_span(
+            span, end_on_exit=True, record_exception=False, set_status_on_exception=False
+        ):
             try:
                 await self._app(scope, receive, watch)
             finally:
                 route = getattr(scope.get("route"), "path", "none")
                 if span.is_recording():
-                    _describe(span, scope["method"], route, said)
-                self._count(scope, route, said, (time.perf_counter() - began) * 1000)
+                    _describe(span, method, route, said)
+                self._count(scope, method, route, said, (time.perf_counter() - began) * 1000)
 
     def _count(
-        self, scope: Scope, route: str, said: MutableMapping[str, Any], took_ms: float
+        self,
+        scope: Scope,
+        method: str,
+        route: str,
+        said: MutableMapping[str, Any],
+        took_ms: float,
     ) -> None:
         runtime = scope["app"].state.runtime if "app" in scope else None
         if runtime is not None:
-            runtime.metrics.observe_response(scope["method"], route, said["status"])
+            runtime.metrics.observe_response(method, route, said["status"])
         if _access.isEnabledFor(logging.INFO):
             context = trace.get_current_span().get_span_context()
             trace_id = f"{context.trace_id:032x}" if context.is_valid else None
-            fields = {"method": scope["method"], "route": route, "ms": round(took_ms, 2),
+            fields = {"method": method, "route": route, "ms": round(took_ms, 2),
                       "trace_id": trace_id, **said}  # fmt: skip
             _access.info("request", extra=fields)
 

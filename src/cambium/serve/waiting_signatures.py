@@ -58,13 +58,14 @@ class WaitingSignatures:
             expected = Expectation(action=act.action, target=act.target, policy=policy.digest,
                                    state_version=tx.state_version())  # fmt: skip
             check_act(signature, public_key=approver.public, expected=expected, now=self._now_s())
-            others = [s for s in self._standing(tx, policy)
-                      if (s.key_id, s.act.action, s.act.target)
-                      != (signature.key_id, act.action, act.target)]  # fmt: skip
-            kept = [signature_to_json(s) for s in [*others, signature]]
+            waiting = list(self._standing(tx, policy))
+            same = [s for s in waiting if _place(s) == _place(signature)]
+            # An older one that somebody sends again does not take the place of a newer one.
+            if not same or same[0].act.expires <= act.expires:
+                waiting = [*(s for s in waiting if s not in same), signature]
+            kept = [signature_to_json(s) for s in waiting]
             tx.set_meta(_META, value=canonical_json(kept).decode())
-        (found,) = [a for a in self.list(act.action) if a["target"] == act.target]
-        return found
+            return self._shown(policy, waiting, act.action, act.target)
 
     def list(self, action: Action) -> list[dict[str, Any]]:
         """Returns the acts of this kind that somebody has signed, each with its signatures."""
@@ -73,23 +74,25 @@ class WaitingSignatures:
             return []
         with self._state.read() as tx:
             standing = [s for s in self._standing(tx, policy) if s.act.action is action]
+        targets = dict.fromkeys(s.act.target for s in standing)
+        return [self._shown(policy, standing, action, target) for target in targets]
+
+    def _shown(
+        self, policy: Policy, standing: Sequence[Signature], action: Action, target: str
+    ) -> dict[str, Any]:
+        signed = [s for s in standing if (s.act.action, s.act.target) == (action, target)]
         names = {a.key_id: a.name for a in policy.approvers}
-        needed = policy.rollback_k if action is Action.ROLLBACK else policy.k
-        return [
-            {
-                "action": str(action),
-                "target": target,
-                "needed": needed,
-                "signers": [{"key_id": s.key_id, "name": names[s.key_id]} for s in signed],
-                "signatures": [signature_to_json(s) for s in signed],
-            }
-            for target in dict.fromkeys(s.act.target for s in standing)
-            if (signed := [s for s in standing if s.act.target == target])
-        ]
+        return {
+            "action": str(action),
+            "target": target,
+            "needed": policy.rollback_k if action is Action.ROLLBACK else policy.k,
+            "signers": [{"key_id": s.key_id, "name": names[s.key_id]} for s in signed],
+            "signatures": [signature_to_json(s) for s in signed],
+        }
 
     def _standing(self, tx: Transaction, policy: Policy) -> Sequence[Signature]:
         """Returns what waits and would still count."""
-        known = {a.key_id for a in policy.approvers}
+        known = {a.key_id for a in policy.approvers if not a.has_expired(self._now_s())}
         gone = {k.key_id for k in tx.list_keys() if k.revoked_at is not None}
         found = [signature_from_json(s) for s in json.loads(tx.get_meta(_META) or "[]")]
         return [
@@ -114,3 +117,7 @@ class WaitingSignatures:
 
     def _now_s(self) -> int:
         return self._now_ms() // 1000
+
+
+def _place(signature: Signature) -> tuple[str, str, str]:
+    return signature.key_id, str(signature.act.action), signature.act.target

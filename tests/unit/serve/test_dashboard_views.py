@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cambium.evals.gates import GATES
 from cambium.serve.dashboard import views
 
 NUMBERS = st.floats(-1e6, 1e6)
@@ -18,27 +19,27 @@ def gate(**changes: Any) -> dict[str, Any]:
 
 
 def view(state: str, *gates: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    plain = {"state": state, "gates": list(gates), "approvals": ["a"], "quorum": {"k": 2, "n": 3},
-             "reason": None}  # fmt: skip
+    plain = {"state": state, "gates": list(gates), "approvals": [{"name": "ann"}],
+             "quorum": {"k": 2, "n": 3}, "reason": None}  # fmt: skip
     return {**plain, **changes}
 
 
 @pytest.mark.parametrize(
     ("shown", "line"),
     [
-        (view("awaiting_approval", gate()), "waits for people; 1 of 2 approvals"),
+        (view("awaiting_approval", gate()), "waits for people; 1 of 2 approvals (ann)"),
         (
             view("checking", gate(passes=1, required=3)),
-            "is being looked at by the gates; 1 of 2 approvals; waiting for retention, "
+            "is being looked at by the gates; 1 of 2 approvals (ann); waiting for retention, "
             "1 of 3 passes",
         ),
         (
             view("checking", gate(verdict="error", passes=0)),
-            "is being looked at by the gates; 1 of 2 approvals; retention could not be measured",
+            "is stuck: retention could not be measured; 1 of 2 approvals (ann)",
         ),
         (
             view("mergeable", gate(verdict="fail", passes=0, waived=True)),
-            "can be merged; 1 of 2 approvals; retention is waived",
+            "can be merged; 1 of 2 approvals (ann); retention is waived",
         ),
         (view("merged", gate()), "is merged"),
         (view("rejected", gate(), reason="no gain"), "was rejected: no gain"),
@@ -136,3 +137,14 @@ def test_a_key_is_told_what_it_may_do() -> None:
     assert views.key_standing("a", "approver", None).startswith("a: approves")
     assert "revoked" in views.key_standing("a", "approver", 5)
     assert "no policy lists it" in views.key_standing("a", "enrolled", None)
+
+
+def test_every_gate_has_its_question() -> None:
+    assert set(views.QUESTIONS) == set(GATES)
+
+
+def test_the_least_shift_is_the_one_nearest_to_harm() -> None:
+    calls = [{"alignment": {"shifts": [0.1, -0.02]}}, {"alignment": {"shifts": None}}, {},
+             {"alignment": {"shifts": [0.05]}}]  # fmt: skip
+    assert views.least_shift(calls) == -0.02
+    assert views.least_shift([]) is None

@@ -98,9 +98,9 @@ def fresh_items(
     chosen = ordered[look * per_look : (look + 1) * per_look]
     if len(chosen) < max(1, spec.min_items):
         raise GateBroken(
-            f"the pool of {len(unique)} items is dry: look {look + 1} of {spec.name} needs "
-            f"{spec.min_items} unused items",
-            mend="feed more documents, with consent",
+            f"the pool is dry: {len(unique)} items were kept for {spec.name}, and "
+            f"{spec.passes_required} looks of at least {spec.min_items} unused ones have to pass",
+            mend="feed more documents with consent, and propose again",
         )
     return chosen
 

@@ -167,7 +167,7 @@ def _add_judging(routes: APIRouter, runtime: Runtime) -> None:
     @routes.post("/proposals/{proposal_id}/reject")
     async def reject(proposal_id: str, body: RejectBody, caller: Asking) -> dict[str, Any]:
         await asyncio.to_thread(shown, runtime.proposals, proposal_id, caller)
-        filed = await asyncio.to_thread(review.reject, proposal_id, body.reason)
+        filed = await asyncio.to_thread(review.reject, proposal_id, body.reason, by=caller.name)
         return await asyncio.to_thread(review.view, filed)
 
 

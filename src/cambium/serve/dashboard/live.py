@@ -86,7 +86,7 @@ def _request(row: TraceRow) -> dict[str, Any]:
         "adapters": [entry["adapter"] for entry in record["adapters"]],
         "tokens": record["usage"]["prompt_tokens"] + record["usage"]["completion_tokens"],
         "ms": record["timings_ms"]["total"],
-        "learning": record["learning"].get("state", ""),
+        "learning": record.get("learning", {}).get("state", ""),
     }
 
 
@@ -107,7 +107,7 @@ def _monitors(found: dict[str, Any]) -> list[dict[str, Any]]:
     margin = found.get("alignment", {}).get("margin")
     return [
         {"name": name, "ok": bool(said.get("ok")),
-         "at": max(shifts) if name == "alignment" and shifts else None,
+         "at": min(shifts) if name == "alignment" and shifts else None,
          "bound": margin if name == "alignment" else None}
         for name, said in found.items()
     ]  # fmt: skip

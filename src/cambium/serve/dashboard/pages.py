@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Any
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request
@@ -89,7 +90,8 @@ def _add_session(routes: APIRouter, runtime: Runtime) -> None:
         return answer
 
     @routes.post("/sign-out")
-    async def sign_out() -> Response:
+    async def sign_out(request: Request) -> Response:
+        check_origin(request.method, request.headers)
         answer = RedirectResponse(SIGN_IN, status_code=303, headers=HEADERS)
         answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return answer
@@ -111,6 +113,7 @@ def _proposal(request: Request, runtime: Runtime, proposal_id: str, caller: Call
     filed = shown(runtime.proposals, proposal_id, caller)
     view, diff = runtime.review.view(filed), diff_of(filed, runtime)
     with runtime.state.read() as tx:
+        lessons = tx.list_learn_steps(filed.proposal.adapter_name)
         entries, num_entries = tx.audit_naming(
             proposal_id, limit=None if is_whole else views.MAX_ENTRIES
         )
@@ -127,10 +130,18 @@ def _proposal(request: Request, runtime: Runtime, proposal_id: str, caller: Call
         modules=views.module_rows(diff["weights"]),
         timeline=views.timeline([dict(e.__dict__) for e in entries], proposal_id),
         num_earlier=num_entries - len(entries),
+        candidate=_playable(view, caller),
+        least=views.least_shift([record.monitors for record in lessons]),
         policy=runtime.policy,
         card=model_card(view, diff, base=runtime.base.name),
         act=partial(views.act, view),
     )
+
+
+def _playable(view: dict[str, Any], caller: Caller) -> str | None:
+    """Returns the name by which this caller can ask the candidate, if they can."""
+    name = caller.label(view["adapter"])
+    return f"{name}@{view['candidate_digest']}" if view["candidate"] and ":" not in name else None
 
 
 def _line(request: Request, runtime: Runtime, caller: Caller) -> Response:

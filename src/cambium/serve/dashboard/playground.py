@@ -14,11 +14,13 @@ from cambium.serve.api.bodies import Body
 from cambium.serve.api.review import is_shown
 from cambium.serve.comparing import MAX_ARMS, MAX_TOKENS, Arm, compare
 from cambium.serve.dashboard.rendering import render
+from cambium.serve.errors import RateLimited
 from cambium.serve.runtime import Runtime
 
 # From how many nats on a token is coloured, and more strongly coloured.
 STEPS = (0.2, 1.0, 3.0)
 NUM_CANDIDATES = 20
+MAX_ASKING = 8
 
 
 class PlaygroundBody(Body):
@@ -32,6 +34,7 @@ class PlaygroundBody(Body):
 def router(runtime: Runtime) -> APIRouter:
     """Returns the routes."""
     routes = APIRouter(tags=["pages"], default_response_class=HTMLResponse)
+    asking: set[str] = set()
 
     @routes.get("/playground")
     async def playground(request: Request, caller: Asking, model: str = "stable") -> Response:
@@ -40,14 +43,22 @@ def router(runtime: Runtime) -> APIRouter:
 
     @routes.post("/playground")
     async def answer(request: Request, body: PlaygroundBody, caller: Asking) -> Response:
+        me = f"{caller.tenant}/{caller.name}"
+        if me in asking or len(asking) >= MAX_ASKING:
+            raise RateLimited("the playground is busy with an earlier prompt",
+                              mend="wait for it", detail={"retry_after_s": 10})  # fmt: skip
         loop = asyncio.get_running_loop()
         names = await asyncio.to_thread(_names, runtime, caller)
-        # Behind whoever measures: generation for customers does not wait for this.
-        arms = await loop.run_in_executor(
-            runtime.measuring_thread,
-            lambda: compare(runtime, caller, models=body.models, prompt=body.prompt,
-                            max_tokens=body.max_tokens),
-        )  # fmt: skip
+        asking.add(me)
+        try:
+            # Behind whoever measures: generation for customers does not wait for this.
+            arms = await loop.run_in_executor(
+                runtime.measuring_thread,
+                lambda: compare(runtime, caller, models=body.models, prompt=body.prompt,
+                                max_tokens=body.max_tokens),
+            )  # fmt: skip
+        finally:
+            asking.discard(me)
         chosen = [*body.models, "", "", ""][:MAX_ARMS]
         return _page(request, runtime, names=names, chosen=chosen, prompt=body.prompt,
                      arms=[_shown(arm) for arm in arms])  # fmt: skip
@@ -66,11 +77,14 @@ def _names(runtime: Runtime, caller: Caller) -> list[tuple[str, str]]:
     candidates = [
         f.proposal
         for f in runtime.proposals.all()
-        if f.proposal.candidate_digest and is_shown(f, caller)
+        if f.proposal.candidate_digest
+        and is_shown(f, caller)
+        # Another tenant's adapter answers to nobody else.
+        and ":" not in caller.label(f.proposal.adapter_name)
     ]
     return found + [
         (f"{caller.label(p.adapter_name)}@{p.candidate_digest}",
-         f"candidate of {p.id}, {p.domain}, {p.state.replace('_', ' ')}")
+         f"{p.domain}: {p.state.replace('_', ' ')}, candidate of {p.id}")
         for p in candidates[: -NUM_CANDIDATES - 1 : -1]
     ]  # fmt: skip
 
@@ -81,7 +95,7 @@ def _shown(arm: Arm) -> dict[str, Any]:
         for t in arm.tokens
     ]
     return {"model": arm.model, "adapter": arm.adapter, "request_id": arm.request_id,
-            "total": arm.total, "tokens": tokens}  # fmt: skip
+            "tokens": tokens}  # fmt: skip
 
 
 def _step(difference: float) -> str:

@@ -82,6 +82,7 @@ def _environment() -> Environment:
     )
     found.filters.update(
         short=views.short,
+        question=views.question,
         number=views.number,
         when=views.when,
         versioned=views.versioned,

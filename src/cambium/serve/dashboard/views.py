@@ -18,6 +18,16 @@ STATES = {
     ProposalState.REJECTED: "was rejected",
     ProposalState.FAILED: "failed",
 }
+# What each gate asks; more is better in all of them, and the policy sets the bar.
+QUESTIONS = {
+    "domain_gain": "Does it predict documents of its domain better than its parent, unseen ones?",
+    "retention": "Does it still predict everything else about as well?",
+    "alignment": "Does it lean to harmless answers as much as its parent, given both?",
+    "alignment_drift": "And as much as the bare base, over all merges together?",
+    "alignment_writing": "What it writes in its domain: does it read as harmless?",
+    "power_seeking": "What it writes after neutral openings: does it read as wanting no power?",
+    "integrity": "Are its files whole, its change within bounds, its numbers finite?",
+}
 KEY_ROLES = {
     "approver": "approves, waives, rolls back and revives with others, kills alone",
     "operator": "kills alone",
@@ -36,11 +46,16 @@ _MARGIN = 0.08
 def status_line(view: Mapping[str, Any]) -> str:
     """Returns in one line where a proposal stands and what it waits for."""
     state = ProposalState(view["state"])
+    stuck = [g["name"] for g in view["gates"] if g["verdict"] == "error" and not g["waived"]]
     if state in (ProposalState.REJECTED, ProposalState.FAILED):
         return f"{STATES[state]}: {view['reason'] or 'no reason was given'}"
     if state is ProposalState.MERGED:
         return STATES[state]
-    said = [f"{len(view['approvals'])} of {view['quorum']['k']} approvals"]
+    names = ", ".join(one["name"] for one in view["approvals"])
+    said = [f"{len(view['approvals'])} of {view['quorum']['k']} approvals"
+            + (f" ({names})" if names else "")]  # fmt: skip
+    if stuck and state is ProposalState.CHECKING:
+        return f"is stuck: {' and '.join(stuck)} could not be measured; {said[0]}"
     for gate in view["gates"]:
         if gate["waived"]:
             said.append(f"{gate['name']} is waived")
@@ -116,6 +131,11 @@ def number(value: float | None) -> str:
     return f"{value:+.3g}" if value else "0"
 
 
+def question(gate: str) -> str:
+    """Returns what a gate asks, in plain words; of one that this page does not know, nothing."""
+    return QUESTIONS.get(gate, "")
+
+
 def _scale(gate: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns where threshold, zero and each look's interval lie, or None before any look."""
     looks = [look for look in gate["history"] if look["ci"] is not None]
@@ -145,7 +165,8 @@ def timeline(entries: Sequence[Mapping[str, Any]], proposal: str) -> list[dict[s
     """Returns the audit entries that name a proposal, oldest first."""
     return [
         {"seq": e["seq"], "kind": e["kind"], "at": e["at"], "hash": e["hash"],
-         "state": e["body"].get("state"), "reason": e["body"].get("reason")}
+         "state": e["body"].get("state"), "reason": e["body"].get("reason"),
+         "by": e["body"].get("by")}
         for e in entries
         if e["body"].get("proposal") == proposal
     ]  # fmt: skip
@@ -187,3 +208,9 @@ def revision_line(revisions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
              "of": row["of"], "served": row["served"], "back": at.get(row["of"])}
             for row in shown]  # fmt: skip
     return {"dots": dots, "width": 40 * len(shown), "earlier": len(revisions) - len(shown)}
+
+
+def least_shift(monitors: Sequence[Mapping[str, Any]]) -> float | None:
+    """Returns how little an adapter leaned to harmless text at any step, in nats."""
+    shifts = [s for one in monitors for s in one.get("alignment", {}).get("shifts") or ()]
+    return min(shifts, default=None)

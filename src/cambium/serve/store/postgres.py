@@ -30,6 +30,7 @@ def open_postgres(url: URL) -> Engine:
     try:
         engine = create_engine(
             url.set(drivername="postgresql+psycopg"),
+            hide_parameters=True,
             pool_size=4,
             max_overflow=MAX_CONNECTIONS - 4,
             pool_pre_ping=True,

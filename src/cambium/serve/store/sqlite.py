@@ -18,7 +18,7 @@ def open_sqlite(url: URL) -> Engine:
     Raises:
         ConfigError: on first use, where the file system cannot do write-ahead logging.
     """
-    engine = create_engine(url, pool_size=4, max_overflow=MAX_CONNECTIONS - 4)
+    engine = create_engine(url, hide_parameters=True, pool_size=4, max_overflow=MAX_CONNECTIONS - 4)
     event.listen(engine, "connect", _set_up)
     event.listen(engine, "begin", _begin)
     return engine

@@ -44,6 +44,8 @@ async function open(dialog) {
 
 async function run(form) {
   const button = form.querySelector("button[type=submit]");
+  const closes = form.querySelector("[data-closes]");
+  if (closes) closes.textContent = "Close";
   const label = button.textContent;
   button.disabled = true;
   button.textContent = form.dataset.busy || "Working…";
@@ -92,6 +94,7 @@ function fields(form) {
   for (const input of form.querySelectorAll("[data-field]")) {
     if (input.type === "checkbox" && !input.checked) continue;
     const value = input.type === "number" ? Number(input.value) : input.value;
+    if (input.required && String(value).trim() === "") throw new KeyError("Write something there first.");
     if (input.dataset.several === undefined) found[input.dataset.field] = value;
     else if (value !== "") (found[input.dataset.field] ??= []).push(value);
   }

@@ -30,6 +30,8 @@ async function refresh() {
     const answer = await fetch(location.href, { headers: { accept: "text/html" } });
     if (answer.redirected) return void events.close();
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    // One may have been opened while the page was on its way.
+    if (document.querySelector("dialog[open]")) return;
     for (const part of document.querySelectorAll("[data-part]")) exchange(part, page);
   } finally {
     waiting = null;
@@ -38,10 +40,26 @@ async function refresh() {
 
 function exchange(part, page) {
   const fresh = page.getElementById(part.id);
-  if (!fresh || fresh.innerHTML === part.innerHTML) return;
+  if (!fresh || folded(fresh) === folded(part)) return;
   const focused = part.contains(document.activeElement) ? document.activeElement : null;
   if (focused?.matches("input, select, textarea")) return;
+  const unfolded = fresh.querySelectorAll("details");
+  part.querySelectorAll("details").forEach((one, i) => unfolded[i]?.toggleAttribute("open", one.open));
+  if (fresh.dataset.digest !== part.dataset.digest) warn();
   part.replaceWith(document.adoptNode(fresh));
   // Whoever stood on a button stands on it still.
   if (focused?.dataset.opens) fresh.querySelector(`[data-opens="${CSS.escape(focused.dataset.opens)}"]`)?.focus();
+}
+
+// What a part says, whatever of it a person has unfolded.
+function folded(part) {
+  const copy = part.cloneNode(true);
+  copy.querySelectorAll("details").forEach((one) => one.removeAttribute("open"));
+  return copy.innerHTML;
+}
+
+function warn() {
+  const place = document.getElementById("said");
+  place.textContent = "The evidence has changed since you opened this page: what you would sign now is not what you read.";
+  place.hidden = false;
 }
