@@ -87,6 +87,7 @@ def page(server: Server, path: str, status: int = 200) -> Reader:
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'") and "unsafe" not in policy
     found = Reader(answer.text)
+    assert "built-in" not in found.text and "<bound" not in found.text
     assert found.inline == "" and "style" not in found.tags
     handlers = [(t, n) for t, n, _ in found.attributes if n.startswith("on") or n == "style"]
     assert handlers == []
@@ -112,6 +113,7 @@ def test_a_proposal_shows_every_part_and_what_blocks_it(server: Server, trees: s
     assert all(blocker in found.text for blocker in view["blockers"])
     for gate in view["gates"]:
         assert gate["name"] in found.text and gate["why"] in found.text
+        assert f"{gate['metric']}; {gate['items']} items" in found.text
     for field in ("proposal_digest", "candidate_digest", "evidence_root", "policy_digest"):
         assert view[field] in found.text
     assert f"cambium approve {trees} --key FILE" in found.text
