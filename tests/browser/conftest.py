@@ -17,6 +17,7 @@ import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.serving import WAIT_S, People, Server, tiny_base
 
+from cambium.bench.pages import FLAGS
 from cambium.serve.app import create_app
 from cambium.serve.config import ServerConfig
 from cambium.serve.main import Server as WebServer
@@ -24,10 +25,6 @@ from cambium.serve.runtime import Runtime
 from cambium.serve.store.key_files import save_key
 
 CHROMIUM = os.environ.get("CAMBIUM_CHROMIUM") or shutil.which("chromium")
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
-)  # fmt: skip
 PATIENCE_MS = 30_000
 SERIOUS = ("serious", "critical")
 

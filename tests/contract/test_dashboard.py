@@ -299,14 +299,14 @@ def test_every_kind_of_answer_has_a_trace_that_can_be_read(bare: Server) -> None
     bare.create("notes")
     bare.teach("notes", PORT)
     asked = [
-        bare.http.post("/v1/embeddings", json={"model": "all-MiniLM-L6-v2", "input": "x"}),
+        bare.http.post("/v1/embeddings", json={
+            "model": bare.runtime.encoder.name, "input": "x"}),
         bare.http.post("/v1/chat/completions", json={
             "model": "notes", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}),
         bare.ask("stable"), bare.ask("base", n=2, temperature=1),
     ]  # fmt: skip
-    answered = [a for a in asked if a.status_code == 200]
-    assert len(answered) >= 3
-    for answer in answered:
+    for answer in asked:
+        assert answer.status_code == 200, answer.text
         request_id = answer.headers["x-cambium-request-id"]
         assert request_id in page(bare, f"/trace/{request_id}").text
     live = page(bare, "/live")

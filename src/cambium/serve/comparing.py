@@ -75,46 +75,32 @@ def compare(
     if len(ids) + max_tokens > runtime.engine.context:
         raise DataError(f"a prompt of {len(ids)} tokens leaves no room for {max_tokens} more",
                         mend=f"the context is {runtime.engine.context} tokens")  # fmt: skip
-    return [
-        _arm(runtime, caller, answerer, answerers[0], ids, max_tokens) for answerer in answerers
-    ]
-
-
-def _arm(
-    runtime: Runtime,
-    caller: Caller,
-    answerer: Answerer,
-    first: Answerer,
-    ids: list[int],
-    max_tokens: int,
-) -> Arm:
-    began = time.perf_counter()
-    written, why = _written(runtime, answerer, ids, max_tokens)
-    own = _weighed(runtime, answerer, ids, written)
-    other = own if answerer is first else _weighed(runtime, first, ids, written)
-    stream = TextStream(TokenTexts(runtime.base.tokenizer))
-    texts = [stream.feed(token) for token in written]
-    request_id = f"req-{secrets.token_hex(12)}"
-    draft = TraceDraft(
-        request_id=request_id,
-        endpoint="playground",
-        answerer=answerer,
-        prompt_tokens=len(ids),
-        completion_tokens=len(written),
-        finish_reasons=(why,),
-        queued_ms=0.0,
-        first_token_ms=None,
-        total_ms=(time.perf_counter() - began) * 1000,
-        params={"max_tokens": max_tokens, "temperature": 0},
-    )
-    runtime.answering.record(draft, caller=caller)
-    tokens = zip(texts, own, other, strict=True)
-    return Arm(
-        model=answerer.model,
-        adapter=answerer.adapter,
-        request_id=request_id,
-        tokens=tuple(WeighedToken(text=t, own=a, first=b) for t, a, b in tokens),
-    )
+    texts = TokenTexts(runtime.base.tokenizer)
+    arms = []
+    for answerer in answerers:
+        began = time.perf_counter()
+        written, why = _written(runtime, answerer, ids, max_tokens)
+        draft = TraceDraft(
+            request_id=f"req-{secrets.token_hex(12)}",
+            endpoint="playground",
+            answerer=answerer,
+            prompt_tokens=len(ids),
+            completion_tokens=len(written),
+            finish_reasons=(why,),
+            queued_ms=0.0,
+            first_token_ms=None,
+            total_ms=(time.perf_counter() - began) * 1000,
+            params={"max_tokens": max_tokens, "temperature": 0},
+        )
+        runtime.answering.record(draft, caller=caller)
+        own = _weighed(runtime, answerer, ids, written)
+        first = own if answerer is answerers[0] else _weighed(runtime, answerers[0], ids, written)
+        stream = TextStream(texts)
+        tokens = [WeighedToken(text=stream.feed(token), own=a, first=b)
+                  for token, a, b in zip(written, own, first, strict=True)]  # fmt: skip
+        arms.append(Arm(model=answerer.model, adapter=answerer.adapter,
+                        request_id=draft.request_id, tokens=tuple(tokens)))  # fmt: skip
+    return arms
 
 
 def _written(

@@ -14,7 +14,6 @@ from cambium.core.errors import (
     DataError,
     DigestMismatch,
     IllegalTransition,
-    KeyUnknown,
 )
 from cambium.core.nouns import Action, Signature, tenant_of
 from cambium.evals.gates import documents_needed
@@ -24,6 +23,7 @@ from cambium.lifecycle.ledger import series_cost, spent
 from cambium.lifecycle.proposal import FROZEN, Approved, Proposal, Rejected, Waived, advance
 from cambium.lifecycle.proposal import standings as gate_standings
 from cambium.models.lora import LoraConfig
+from cambium.serve.approvers import need_approver
 from cambium.serve.behaviour import Describer
 from cambium.serve.bounds import check_domain
 from cambium.serve.checking import Checker
@@ -173,13 +173,8 @@ class Review:
         self, signature: Signature, policy: Policy, tx: Transaction
     ) -> tuple[Approver, int]:
         """Returns whose key it is, still valid at the time that comes with it, in seconds."""
-        approver = next((a for a in policy.approvers if a.key_id == signature.key_id), None)
-        row = next((k for k in tx.list_keys() if k.key_id == signature.key_id), None)
         now = self.proposals.now_ms() // 1000
-        gone = row is None or row.revoked_at is not None
-        if approver is None or gone or approver.has_expired(now):
-            raise KeyUnknown(f"{signature.key_id[:80]!r} is not an approver of this policy",
-                             mend="sign with an enrolled approver's key")  # fmt: skip
+        approver = need_approver(signature.key_id, policy, tx, now=now)
         return approver, now
 
     def _check_person(

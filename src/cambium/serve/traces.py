@@ -29,7 +29,7 @@ class TraceLane:
         self._state = state
         self._pending: OrderedDict[str, TraceRow] = OrderedDict()
         self._lock = threading.Lock()
-        self.num_recorded = 0  # since the start; amendments count too
+        self.num_written = 0  # since the start; amendments count too
         self._closing = threading.Event()
         self._filled = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
@@ -39,7 +39,6 @@ class TraceLane:
         """Takes a trace; it can be read from now on."""
         with self._lock:
             self._pending[trace.request_id] = trace
-            self.num_recorded += 1
             if len(self._pending) > MAX_PENDING:  # the disk is full: memory must not fill too
                 self._pending.popitem(last=False)
         self._filled.set()
@@ -90,6 +89,7 @@ class TraceLane:
         except CambiumError as error:  # a full disk must not stop answers
             _log.warning("traces wait for the disk: %s", error.one_line())
             return
+        self.num_written += len(batch)
         with self._lock:
             for trace in batch:  # one that was amended meanwhile is not on disk yet
                 if self._pending.get(trace.request_id) is trace:

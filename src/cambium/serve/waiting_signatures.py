@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cambium.core.canonical import canonical_json
-from cambium.core.errors import DigestMismatch, KeyUnknown
+from cambium.core.errors import DigestMismatch
 from cambium.core.nouns import Action, Signature
+from cambium.serve.approvers import need_approver, standing_approvers
 from cambium.serve.kill_switch import KillSwitch
 from cambium.serve.rules import Rules
 from cambium.serve.store.state import State
@@ -24,7 +25,6 @@ from cambium.trust.acts import (
     signature_to_json,
 )
 from cambium.trust.policy import Policy
-from cambium.trust.quorum import Approver
 
 _META = "waiting_signatures"
 
@@ -51,7 +51,7 @@ class WaitingSignatures:
         policy = self._rules.need()
         act = signature.act
         with self._state.transaction() as tx:
-            approver = self._approver(signature, policy, tx)
+            approver = need_approver(signature.key_id, policy, tx, now=self._now_s())
             if act.target not in self._targets(act.action, tx):
                 raise DigestMismatch("the signature is for no rollback and no revival that can be",
                                      mend="sign what /line or /stop shows now")  # fmt: skip
@@ -92,22 +92,13 @@ class WaitingSignatures:
 
     def _standing(self, tx: Transaction, policy: Policy) -> Sequence[Signature]:
         """Returns what waits and would still count."""
-        known = {a.key_id for a in policy.approvers if not a.has_expired(self._now_s())}
-        gone = {k.key_id for k in tx.list_keys() if k.revoked_at is not None}
+        known = standing_approvers(policy, tx, now=self._now_s())
         found = [signature_from_json(s) for s in json.loads(tx.get_meta(_META) or "[]")]
         return [
             s for s in found
             if s.act.state_version == tx.state_version() and s.act.policy == policy.digest
-            and s.act.expires > self._now_s() and s.key_id in known - gone
+            and s.act.expires > self._now_s() and s.key_id in known
         ]  # fmt: skip
-
-    def _approver(self, signature: Signature, policy: Policy, tx: Transaction) -> Approver:
-        gone = {k.key_id for k in tx.list_keys() if k.revoked_at is not None}
-        found = next((a for a in policy.approvers if a.key_id == signature.key_id), None)
-        if found is None or found.key_id in gone or found.has_expired(self._now_s()):
-            raise KeyUnknown(f"{signature.key_id[:80]!r} is not an approver of this policy",
-                             mend="sign with an enrolled approver's key")  # fmt: skip
-        return found
 
     def _targets(self, action: Action, tx: Transaction) -> set[str]:
         killed = self._kill.killed

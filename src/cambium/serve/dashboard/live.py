@@ -33,7 +33,8 @@ def pulse(runtime: Runtime) -> tuple[object, ...]:
     at = runtime.review.checker.progress(jobs[0]) if jobs else None
     return (
         size,
-        runtime.traces.num_recorded,
+        # Written, not only taken: a page that hears of it reads it from the state.
+        runtime.traces.num_written,
         runtime.engine.num_active,
         jobs,
         at and (at.stage, round(at.share, 2)),
@@ -129,7 +130,6 @@ def _adapters(
             **adapter_view(record, caller),
             "left_s": max(0, (record.expires_at or now) - now) // 1000,
             "curve": views.line(losses[record.name]),
-            "last_loss": losses[record.name][-1] if losses[record.name] else None,
             "max_steps": bounds.max_total_steps_per_adapter,
             "interlocks": _monitors(record.detail.get("monitors") or {}),  # type: ignore[arg-type]
             "traffic": runtime.traffic.progress(record.name),

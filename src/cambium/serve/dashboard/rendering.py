@@ -66,8 +66,8 @@ def static_file(name: str) -> Response:
     """
     if name not in STATIC:
         raise NotFound(f"nothing at /static/{name[:80]}", mend="see GET /")
-    # Asked for again after an update of the server, by way of its address in `base.html`.
-    headers = {**HEADERS, "cache-control": "max-age=3600"}
+    # Not for long: after an update of the server, pages and scripts have to agree again.
+    headers = {**HEADERS, "cache-control": "max-age=60"}
     return Response(_static(name), media_type=STATIC[name], headers=headers)
 
 
