@@ -24,7 +24,11 @@ from cambium.models.slot_cache import SlotCache
 
 _log = logging.getLogger(__name__)
 PREFILL_TOKENS = 64
+# Decoding reads so many keys more at a time. Attention takes them in blocks of `KEY_BLOCK`, and a
+# long block is added up in an order that depends on its length; so reads beyond half a block are
+# of whole ones, or else an answer would show how long its neighbours are.
 READ_BUCKET = 64
+KEY_BLOCK = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,8 +255,7 @@ class Engine:
         for row, ticket in active:
             tokens[row] = ticket.generated[-1]
             positions[row] = len(ticket.request.prompt) + len(ticket.generated) - 1
-        longest = int(positions.max()) + 1
-        read = min(-(-longest // READ_BUCKET) * READ_BUCKET, self.context)
+        read = min(_read_length(int(positions.max()) + 1), self.context)
         self._cache.ensure(read)
         self._cache.slots = torch.arange(self.config.num_rows)
         self._cache.positions = positions
@@ -338,3 +341,8 @@ def _bucket(length: int) -> int:
     while bucket < length:
         bucket *= 2
     return bucket
+
+
+def _read_length(longest: int) -> int:
+    step = READ_BUCKET if longest <= KEY_BLOCK // 2 else KEY_BLOCK
+    return -(-longest // step) * step
