@@ -1,14 +1,16 @@
 """Many adapters side by side: one matrix of weights, one of gradients, one optimiser step.
 
-Row g holds all weights of adapter g, so that clipping, learning rates and step counts per adapter
-are a column vector each, and adapters come and go without touching the model. Smaller ranks and
-missing modules are zeros, which stay zero under every step.
-Shape letters: G adapters, P weights of one, R rank of the stack, I inputs, O outputs of a module.
+Row g holds all weights of adapter g, every A before every B, so that clipping, learning rates and
+step counts per adapter are a column vector each, what passes compute with is made in two strokes,
+and adapters come and go without touching the model. Smaller ranks and missing modules are zeros,
+which stay zero under every step.
+Shape letters: G adapters, P weights of one, R rank of the stack, I inputs, O outputs of a module,
+M modules that read the same inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +24,10 @@ RANKS = (4, 8, 16, 32, 64, 128)
 
 @dataclass(frozen=True, kw_only=True)
 class _Place:
-    """Where one module's A and B lie in a row."""
+    """Where one module's A [R I] and B [O R] lie in a row."""
 
-    start: int
+    a: slice
+    b: slice
     d_in: int
     d_out: int
 
@@ -49,22 +52,19 @@ class AdapterStack:
     ) -> None:
         self.adapters = list(adapters)
         self.rank = stack_rank(max(rank, *(lora.config.r for lora in adapters)))
-        self._places: dict[str, _Place] = {}
         paths = sorted({*paths, *(path for lora in adapters for path in lora.a)})
-        size = 0
-        for path in paths:
-            site = sites[path]
-            self._places[path] = _Place(start=size, d_in=site.d_in, d_out=site.d_out)
-            size += self.rank * (site.d_in + site.d_out)
+        self._num_a = self.rank * sum(sites[path].d_in for path in paths)
+        self._places = dict(zip(paths, _places([sites[p] for p in paths], self.rank), strict=True))
+        size = self._num_a + self.rank * sum(sites[path].d_out for path in paths)
         self.weights = torch.zeros(len(adapters), size)
         self.grad = torch.zeros(0)
-        self._scaling = torch.tensor([[[lora.config.scaling]] for lora in adapters])
+        self._scaling = torch.tensor([[lora.config.scaling] for lora in adapters])
         for g, lora in enumerate(adapters):
             for path, a in lora.a.items():
                 self._a(self.weights, path)[g, : lora.config.r] = a
                 self._b(self.weights, path)[g, :, : lora.config.r] = lora.b[path]
         self._dtype = dtype
-        self._halves: dict[str, tuple[Tensor, Tensor]] = {}
+        self._sites = sites
         self.refresh()
 
     @property
@@ -73,18 +73,50 @@ class AdapterStack:
         return tuple(self._places)
 
     def refresh(self) -> None:
-        """Takes the weights as they now are into the copies that passes compute with."""
-        self._halves = {
-            path: (
-                self._a(self.weights, path).to(self._dtype),
-                (self._b(self.weights, path) * self._scaling).to(self._dtype),
-            )
-            for path in self._places
-        }
+        """Takes the weights as they now are into what passes compute with."""
+        self._all_a = self.weights[:, : self._num_a].to(self._dtype)  # fp32: the weights themselves
+        self._all_b = (self.weights[:, self._num_a :] * self._scaling).to(self._dtype)
+        self._joined: dict[tuple[str, ...], tuple[Tensor, Tensor] | None] = {}
 
     def halves(self, path: str) -> tuple[Tensor, Tensor]:
         """Returns A [G R I] and the scaled B [G O R] of a module, in the passes' dtype."""
-        return self._halves[path]
+        place, cut = self._places[path], self._num_a
+        a = self._all_a[:, place.a]
+        b = self._all_b[:, place.b.start - cut : place.b.stop - cut]
+        return a.unflatten(1, (self.rank, place.d_in)), b.unflatten(1, (place.d_out, self.rank))
+
+    def joint_halves(self, paths: tuple[str, ...]) -> tuple[Tensor, Tensor] | None:
+        """Returns A and the scaled B of modules that read the same inputs, as if they were one.
+
+        Returns:
+            A [G MR I], one below the other, and B [G O MR], blocks along its diagonal, O the
+            outputs of all; None if no adapter changes any of them.
+        """
+        if paths not in self._joined:
+            own = {path: self.halves(path) for path in paths if path in self._places}
+            self._joined[paths] = self._join(paths, own) if own else None
+        return self._joined[paths]
+
+    def _join(
+        self, paths: tuple[str, ...], own: Mapping[str, tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        if len(paths) == 1:
+            return own[paths[0]]
+        outputs = sum(self._sites[path].d_out for path in paths)
+        wide = torch.zeros(len(self.weights), outputs, len(own) * self.rank, dtype=self._dtype)
+        for path, rows, columns in self._blocks(paths):
+            wide[:, rows, columns] = own[path][1]
+        return torch.cat([a for a, _ in own.values()], dim=1), wide
+
+    def _blocks(self, paths: tuple[str, ...]) -> Iterator[tuple[str, slice, slice]]:
+        """Yields each adapted module with the rows and columns of its block in a joint B."""
+        row = column = 0
+        for path in paths:
+            end = row + self._sites[path].d_out
+            if path in self._places:
+                yield path, slice(row, end), slice(column, column + self.rank)
+                column += self.rank
+            row = end
 
     def zero_grad(self) -> None:
         """Forgets the gradients."""
@@ -101,10 +133,17 @@ class AdapterStack:
         to_a, to_b = self._a(self.grad, path), self._b(self.grad, path)
         if owners is None:
             to_a += a
-            to_b += b * self._scaling
+            to_b += b * self._scaling[:, :, None]
         else:
             to_a.index_add_(0, owners, a.float())
-            to_b.index_add_(0, owners, b.float() * self._scaling[owners])
+            to_b.index_add_(0, owners, b.float() * self._scaling[owners, :, None])
+
+    def add_joint_grad(
+        self, paths: tuple[str, ...], owners: Tensor | None, a: Tensor, b: Tensor
+    ) -> None:
+        """Adds gradients by what `joint_halves` gave: a [K MR I], b [K O MR]; as `add_grad`."""
+        for path, rows, columns in self._blocks(paths):
+            self.add_grad(path, owners, a[:, columns], b[:, rows, columns])
 
     def forget(self, g: int) -> None:
         """Makes adapter g change nothing: its B becomes zero, its A stays."""
@@ -147,14 +186,23 @@ class AdapterStack:
 
     def _a(self, flat: Tensor, path: str) -> Tensor:
         place = self._places[path]
-        part = flat[:, place.start : place.start + self.rank * place.d_in]
-        return part.unflatten(1, (self.rank, place.d_in))
+        return flat[:, place.a].unflatten(1, (self.rank, place.d_in))
 
     def _b(self, flat: Tensor, path: str) -> Tensor:
         place = self._places[path]
-        start = place.start + self.rank * place.d_in
-        part = flat[:, start : start + self.rank * place.d_out]
-        return part.unflatten(1, (place.d_out, self.rank))
+        return flat[:, place.b].unflatten(1, (place.d_out, self.rank))
+
+
+def _places(sites: Sequence[LinearSite], rank: int) -> list[_Place]:
+    found: list[_Place] = []
+    at_a, at_b = 0, rank * sum(site.d_in for site in sites)
+    for site in sites:
+        end_a, end_b = at_a + rank * site.d_in, at_b + rank * site.d_out
+        found.append(
+            _Place(a=slice(at_a, end_a), b=slice(at_b, end_b), d_in=site.d_in, d_out=site.d_out)
+        )
+        at_a, at_b = end_a, end_b
+    return found
 
 
 def stack_rank(rank: int) -> int:
@@ -195,24 +243,15 @@ class StackAdamW:
         """Takes one step for the adapters that `active` [G] marks; returns gradient norms [G]."""
         stack, (beta1, beta2) = self.stack, self.betas
         norms = torch.linalg.vector_norm(stack.grad, dim=1)
-        clip = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
-        rows = active.nonzero()[:, 0]
-        whole = len(rows) == len(active)
-        pick = slice(None) if whole else rows
-        self.steps[pick] += 1
-        grad = stack.grad[pick] * clip[pick, None]
-        mean, square = self.mean[pick], self.square[pick]
-        mean.lerp_(grad, 1 - beta1)
-        square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        count = self.steps[pick, None].double()
-        bias1, bias2 = 1 - beta1**count, 1 - beta2**count
-        size = (self.lr[pick, None].double() / bias1).float()
-        spread = (square.sqrt() / bias2.sqrt().float()).add_(self.eps)
-        update = mean.div(spread).mul_(size)
-        if whole:
-            stack.weights -= update
-        else:
-            self.mean[rows], self.square[rows] = mean, square
-            stack.weights[rows] -= update
+        # What the kernel divides gradients by.
+        shrink = ((norms + 1e-6) / self.max_grad_norm).clamp(min=1.0)
+        self.steps[active] += 1
+        for g in active.nonzero()[:, 0].tolist():
+            torch._fused_adamw_(
+                [stack.weights[g]], [stack.grad[g]], [self.mean[g]], [self.square[g]], [],
+                [self.steps[g]], lr=float(self.lr[g]), beta1=beta1, beta2=beta2,
+                weight_decay=0.0, eps=self.eps, amsgrad=False, maximize=False,
+                grad_scale=shrink[g],
+            )  # fmt: skip
         stack.refresh()
         return norms

@@ -20,20 +20,32 @@ HEAD_CHUNK = 256
 HeadLoss = Callable[[Tensor, slice, bool], tuple[Tensor, Tensor | None]]
 
 
+def head_pass(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, loss: HeadLoss, *, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Returns the positions' losses [M] and, where `wanted`, their weighted gradient [M D].
+
+    Args:
+        hidden: what the head reads, shape [M D].
+        weight: the head's, shape [V D], frozen; `bias` [V] or None.
+    """
+    losses = torch.empty(len(hidden), dtype=torch.float32)
+    grad = torch.empty_like(hidden) if wanted else None
+    for at in range(0, len(hidden), HEAD_CHUNK):
+        part = slice(at, min(at + HEAD_CHUNK, len(hidden)))
+        logits = torch.nn.functional.linear(hidden[part], weight, bias).float()
+        losses[part], by_logits = loss(logits, part, wanted)
+        if grad is not None and by_logits is not None:
+            torch.mm(by_logits.to(hidden.dtype), weight, out=grad[part])
+    return losses, grad
+
+
 class _ChunkedHead(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, loss: HeadLoss
     ) -> Tensor:
-        losses = torch.empty(len(hidden), dtype=torch.float32)
-        wanted = ctx.needs_input_grad[0]
-        grad = torch.empty_like(hidden) if wanted else None
-        for at in range(0, len(hidden), HEAD_CHUNK):
-            part = slice(at, min(at + HEAD_CHUNK, len(hidden)))
-            logits = torch.nn.functional.linear(hidden[part], weight, bias).float()
-            losses[part], by_logits = loss(logits, part, wanted)
-            if grad is not None and by_logits is not None:
-                torch.mm(by_logits.to(hidden.dtype), weight, out=grad[part])
+        losses, grad = head_pass(hidden, weight, bias, loss, wanted=ctx.needs_input_grad[0])
         ctx.save_for_backward(grad)
         return losses
 
@@ -44,14 +56,10 @@ class _ChunkedHead(torch.autograd.Function):
 
 
 def head_losses(hidden: Tensor, weight: Tensor, bias: Tensor | None, loss: HeadLoss) -> Tensor:
-    """Returns the positions' losses [M]; their backward gives `hidden` the weighted gradient.
+    """Returns the losses of `head_pass`; their backward gives `hidden` the weighted gradient.
 
     The gradient is the one that `loss` gave, whatever is done with the result: call
     `.sum().backward()`.
-
-    Args:
-        hidden: what the head reads, shape [M D].
-        weight: the head's, shape [V D], frozen; `bias` [V] or None.
     """
     return _ChunkedHead.apply(hidden, weight, bias, loss)
 
@@ -65,12 +73,14 @@ class CrossEntropy:
 
     def __call__(self, logits: Tensor, part: slice, wanted: bool) -> tuple[Tensor, Tensor | None]:
         own = self.targets[part][:, None]
-        total = logits.logsumexp(dim=1, keepdim=True)
-        losses = (total - logits.gather(1, own))[:, 0]
+        right = logits.gather(1, own)
         if not wanted:
-            return losses, None
-        grad = logits.sub_(total).exp_()
-        grad.scatter_add_(1, own, torch.full_like(total, -1.0))
+            return (logits.logsumexp(dim=1, keepdim=True) - right)[:, 0], None
+        # One exponential a logit: the likeliest one's probability tells the total.
+        grad = logits.softmax(dim=1)
+        total = logits.amax(dim=1, keepdim=True) - grad.amax(dim=1, keepdim=True).log_()
+        losses = (total - right)[:, 0]
+        grad.scatter_add_(1, own, torch.full_like(right, -1.0))
         return losses, grad.mul_(self.weights[part][:, None])
 
 

@@ -164,19 +164,20 @@ def test_bf16_is_near_fp32(bundled: BaseModel, make_lora: Any) -> None:
 
 
 @pytest.mark.parametrize("change", ["head", "attention"])
-def test_a_base_that_its_twin_does_not_reproduce_is_refused(
-    llama: BaseModel, make_lora: Any, change: str, monkeypatch: pytest.MonkeyPatch
+def test_a_base_that_its_passes_do_not_reproduce_is_refused(
+    change: str, request: Any, make_lora: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    base: BaseModel = request.getfixturevalue("llama" if change == "head" else "gpt2")
     if change == "head":  # as with capped or scaled logits
         monkeypatch.setattr(
-            type(llama.model.lm_head), "forward", lambda self, x: 0.5 * (x @ self.weight.T)
+            type(base.model.lm_head), "forward", lambda self, x: 0.5 * (x @ self.weight.T)
         )
     else:  # as when an architecture attends over all of a pass
         whole = partial(sdpa_attention_forward, is_causal=True)
         monkeypatch.setitem(AttentionInterface._global_mapping, ATTENTION, whole)
-    model = TrainingModel(llama)
+    model = TrainingModel(base)
     segments = texts([(0, 12)])
-    stack = AdapterStack([make_lora(llama)], llama.sites, dtype=model.dtype)
+    stack = AdapterStack([make_lora(base)], base.sites, dtype=model.dtype)
     loss = cross_entropy(targets_of(segments)[0], torch.ones(12))
     for run in (model.eval_pass, model.train_pass):
         with pytest.raises(ModelError, match="cannot learn here"):
