@@ -52,7 +52,9 @@ class AdapterStack:
     ) -> None:
         self.adapters = list(adapters)
         self.rank = stack_rank(max(rank, *(lora.config.r for lora in adapters)))
-        paths = sorted({*paths, *(path for lora in adapters for path in lora.a)})
+        wanted = {*paths, *(path for lora in adapters for path in lora.a)}
+        # As the base orders them: modules that read the same inputs lie side by side.
+        paths = [path for path in sites if path in wanted]
         self._num_a = self.rank * sum(sites[path].d_in for path in paths)
         self._places = dict(zip(paths, _places([sites[p] for p in paths], self.rank), strict=True))
         size = self._num_a + self.rank * sum(sites[path].d_out for path in paths)
@@ -106,7 +108,13 @@ class AdapterStack:
         wide = torch.zeros(len(self.weights), outputs, len(own) * self.rank, dtype=self._dtype)
         for path, rows, columns in self._blocks(paths):
             wide[:, rows, columns] = own[path][1]
-        return torch.cat([a for a, _ in own.values()], dim=1), wide
+        return self._joint_a(self._all_a, paths), wide
+
+    def _joint_a(self, flat: Tensor, paths: tuple[str, ...]) -> Tensor:
+        """Returns the A of modules side by side, shape [G MR I], a view of `flat`."""
+        places = [self._places[path] for path in paths if path in self._places]
+        part = flat[:, places[0].a.start : places[-1].a.stop]
+        return part.unflatten(1, (len(places) * self.rank, places[0].d_in))
 
     def _blocks(self, paths: tuple[str, ...]) -> Iterator[tuple[str, slice, slice]]:
         """Yields each adapted module with the rows and columns of its block in a joint B."""
@@ -125,25 +133,24 @@ class AdapterStack:
         else:
             self.grad.zero_()
 
-    def add_grad(self, path: str, owners: Tensor | None, a: Tensor, b: Tensor) -> None:
-        """Adds gradients by the computed halves: a [K R I], b [K O R], of adapters `owners` [K].
+    def add_grad(self, paths: tuple[str, ...], owners: Tensor | None, a: Tensor, b: Tensor) -> None:
+        """Adds gradients by what `joint_halves` gave, of adapters `owners` [K].
 
-        Without owners, chunk k is of adapter k.
+        Args:
+            owners: without them, chunk k is of adapter k.
+            a: shape [K MR I]; `b` [K O MR], of which only the blocks count.
         """
-        to_a, to_b = self._a(self.grad, path), self._b(self.grad, path)
+        to_a = self._joint_a(self.grad, paths)
         if owners is None:
             to_a += a
-            to_b += b * self._scaling[:, :, None]
         else:
             to_a.index_add_(0, owners, a.float())
-            to_b.index_add_(0, owners, b.float() * self._scaling[owners, :, None])
-
-    def add_joint_grad(
-        self, paths: tuple[str, ...], owners: Tensor | None, a: Tensor, b: Tensor
-    ) -> None:
-        """Adds gradients by what `joint_halves` gave: a [K MR I], b [K O MR]; as `add_grad`."""
         for path, rows, columns in self._blocks(paths):
-            self.add_grad(path, owners, a[:, columns], b[:, rows, columns])
+            to_b, own = self._b(self.grad, path), b[:, rows, columns]
+            if owners is None:
+                to_b.addcmul_(own.to(to_b.dtype), self._scaling[:, :, None])
+            else:
+                to_b.index_add_(0, owners, own.float() * self._scaling[owners, :, None])
 
     def forget(self, g: int) -> None:
         """Makes adapter g change nothing: its B becomes zero, its A stays."""

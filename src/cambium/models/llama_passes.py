@@ -75,7 +75,8 @@ class LlamaPasses:
         chosen = within.pack.targets != IGNORED
         losses, grad = head_pass(hidden[chosen], self._head, self._bias, loss, wanted=True)
         by_hidden = torch.zeros_like(hidden)
-        by_hidden[chosen] = grad
+        if grad is not None:
+            by_hidden[chosen] = grad
         flow = self._norm.backward(by_hidden, kept.pop(), None)
         lowest = self._lowest(within.stack)
         for at in range(len(self._blocks) - 1, lowest - 1, -1):
@@ -151,15 +152,15 @@ class _Block:
         self, flow: Tensor, saved: tuple[Any, ...], within: FlatPass, *, needs_input: bool
     ) -> Tensor:
         """Returns the gradient of the stream before this block, of no use if not needed."""
-        (turn, norm1, norm2, qkv, (lanes, weights), out, asked, (both, act), wide) = saved
-        by_wide = self._down.backward(flow, *wide, within)
+        turn, norm1, norm2, qkv, (lanes, weights), out, asked, (both, act), wide = saved
+        by_wide = self._down.backward(flow, wide, within)
         gate, up = both.chunk(2, dim=1)
         by_both = torch.empty_like(both)
         by_gate, by_up = by_both.chunk(2, dim=1)
         torch.mul(by_wide, act, out=by_up)
         torch.ops.aten.silu_backward.grad_input(by_wide.mul_(up), gate, grad_input=by_gate)
-        flow = self._second.backward(self._up.backward(by_both, *asked, within), norm2, flow)
-        by_mixed = self._out.backward(flow, *out, within)
+        flow = self._second.backward(self._up.backward(by_both, asked, within), norm2, flow)
+        by_mixed = self._out.backward(flow, out, within)
         by_lanes = to_lanes(by_mixed, within.pack, self._size, slots_only=True)
         by_qkv = from_lanes(
             attend_back(
@@ -174,7 +175,7 @@ class _Block:
             is_gradient=True,
         )
         turn.backward(self._turned(by_qkv))
-        by_read = self._qkv.backward(by_qkv, *qkv, within, needs_input=needs_input)
+        by_read = self._qkv.backward(by_qkv, qkv, within, needs_input=needs_input)
         return self._first.backward(by_read, norm1, flow) if needs_input else flow
 
     def _turned(self, qkv: Tensor) -> Tensor:
@@ -218,14 +219,18 @@ class _Joint:
     def backward(
         self,
         grad: Tensor,
-        x: Tensor,
-        inner: Tensor | None,
+        saved: tuple[Tensor, Tensor | None],
         within: FlatPass,
         *,
         needs_input: bool = True,
     ) -> Tensor:
-        """Adds the adapters' gradients; returns that of the inputs [N I], empty if not needed."""
-        chunk = within.pack.chunk
+        """Adds the adapters' gradients; returns that of the inputs [N I], empty if not needed.
+
+        Args:
+            grad: of the outputs [N O].
+            saved: the inputs, and what `forward` gave beside the outputs.
+        """
+        (x, inner), chunk = saved, within.pack.chunk
         chunks = grad.view(-1, chunk, grad.shape[1])
         by_x = self._backward(grad) if needs_input else x[:0]
         for stack, owners in within.stacks():
@@ -239,7 +244,7 @@ class _Joint:
             if stack is within.stack and inner is not None:
                 by_a = torch.bmm(by_inner.transpose(1, 2), x.view(-1, chunk, x.shape[1]))
                 by_b = torch.bmm(chunks.transpose(1, 2), inner)
-                stack.add_joint_grad(self.paths, owners, by_a, by_b)
+                stack.add_grad(self.paths, owners, by_a, by_b)
         return by_x
 
     def _forward(self, x: Tensor) -> Tensor:

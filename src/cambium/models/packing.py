@@ -80,12 +80,9 @@ class Pack:
 
 
 def pass_length(num_tokens: int) -> int:
-    """Returns the padded length of a pass: 16, 32, 48, 64, 96, 128, 192, 256, 384, ..."""
-    length = BLOCK
-    while length < num_tokens:
-        length += length // 2 if length.bit_count() == 1 and length > BLOCK else length // 3
-        length = -(-length // BLOCK) * BLOCK
-    return length
+    """Returns the padded length of a pass: whole blocks, four lengths an octave beyond 128."""
+    step = max(BLOCK, 2 ** ((num_tokens - 1).bit_length() - 3)) if num_tokens > 1 else BLOCK
+    return -(-num_tokens // step) * step
 
 
 def pack(segments: Sequence[Segment], *, length: int | None = None) -> Pack:

@@ -56,7 +56,6 @@ class TrainingModel:
         Raises:
             ModelError: the base is of an architecture that cannot be taught this way.
         """
-
         within = FlatPass(pack=pack, stack=stack, parents=parents)
         return self._run(self._passes.learn, within, loss)
 
@@ -73,7 +72,6 @@ class TrainingModel:
         Raises:
             ModelError: the base is of an architecture that cannot be taught this way.
         """
-
         within = FlatPass(pack=pack, stack=stack, parents=parents)
         return self._run(self._passes.losses, within, loss)
 

@@ -114,7 +114,7 @@ class _SiteFunction(torch.autograd.Function):
             if stack is within.stack:
                 by_a = torch.bmm(by_inner.transpose(1, 2), x.view(-1, chunk, x.shape[-1]))
                 stack.add_grad(
-                    site.path, owners, by_a, torch.bmm(out_chunks.transpose(1, 2), inner)
+                    (site.path,), owners, by_a, torch.bmm(out_chunks.transpose(1, 2), inner)
                 )
         return dx, None, None, None
 

@@ -109,11 +109,11 @@ def test_gradients_add_up_by_owner(llama: BaseModel, make_lora: Any) -> None:
     a, b = stack.halves(path)
     by_a, by_b = torch.randn(3, *a.shape[1:]), torch.randn(3, *b.shape[1:])
     stack.zero_grad()
-    stack.add_grad(path, torch.tensor([1, 0, 1]), by_a, by_b)
+    stack.add_grad((path,), torch.tensor([1, 0, 1]), by_a, by_b)
     whole = stack.grad.clone()
     stack.zero_grad()
     sums = [torch.stack([x[1], x[0] + x[2]]) for x in (by_a, by_b)]
-    stack.add_grad(path, None, *sums)
+    stack.add_grad((path,), None, *sums)
     assert torch.allclose(whole, stack.grad, atol=1e-5)
 
 

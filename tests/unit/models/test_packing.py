@@ -89,5 +89,6 @@ def test_a_recorded_length_is_kept() -> None:
 
 def test_passes_come_in_few_lengths() -> None:
     found = sorted({pass_length(n) for n in range(1, 2049)})
-    assert found == [16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048]
-    assert all(n <= pass_length(n) <= max(16, 2 * n) for n in range(1, 2049))
+    assert found[:12] == [16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256]
+    assert found[12:] == [320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048]
+    assert all(n <= pass_length(n) <= max(n + 15, 1.25 * n) for n in range(1, 2049))
