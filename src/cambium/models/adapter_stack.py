@@ -254,7 +254,7 @@ class StackAdamW:
         shrink = ((norms + 1e-6) / self.max_grad_norm).clamp(min=1.0)
         self.steps[active] += 1
         for g in active.nonzero()[:, 0].tolist():
-            torch._fused_adamw_(
+            torch._fused_adamw_(  # pyright: ignore[reportPrivateImportUsage]
                 [stack.weights[g]], [stack.grad[g]], [self.mean[g]], [self.square[g]], [],
                 [self.steps[g]], lr=float(self.lr[g]), beta1=beta1, beta2=beta2,
                 weight_decay=0.0, eps=self.eps, amsgrad=False, maximize=False,
