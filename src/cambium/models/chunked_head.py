@@ -74,12 +74,12 @@ class CrossEntropy:
     def __call__(self, logits: Tensor, part: slice, wanted: bool) -> tuple[Tensor, Tensor | None]:
         own = self.targets[part][:, None]
         right = logits.gather(1, own)
-        if not wanted:
-            return (logits.logsumexp(dim=1, keepdim=True) - right)[:, 0], None
         # One exponential a logit: the likeliest one's probability tells the total.
         grad = logits.softmax(dim=1)
         total = logits.amax(dim=1, keepdim=True) - grad.amax(dim=1, keepdim=True).log_()
         losses = (total - right)[:, 0]
+        if not wanted:
+            return losses, None
         grad.scatter_add_(1, own, torch.full_like(right, -1.0))
         return losses, grad.mul_(self.weights[part][:, None])
 

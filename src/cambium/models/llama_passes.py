@@ -285,7 +285,7 @@ class _Norm:
         grad = grad.mul_(self._weight)
         share = (grad * normal).sum(dim=1, keepdim=True, dtype=torch.float32)
         share = share.div_(-grad.shape[1]).to(grad.dtype)
-        by_x = torch.mul(grad.addcmul_(normal, share), rate, out=grad)
+        by_x = grad.addcmul_(normal, share).mul_(rate.to(grad.dtype))
         return by_x if flow is None else by_x.add_(flow)
 
 
@@ -310,9 +310,9 @@ class _Turn:
     def forward(self, heads: Tensor) -> None:
         """Turns heads [N H E]."""
         turned = heads.roll(heads.shape[-1] // 2, -1).mul_(self.sin)
-        heads.mul_(self.cos).add_(turned)
+        torch.addcmul(turned, heads, self.cos, out=heads)
 
     def backward(self, heads: Tensor) -> None:
         """Turns gradients of heads [N H E] back."""
-        turned = heads.roll(heads.shape[-1] // 2, -1).mul_(self.sin)
-        heads.mul_(self.cos).sub_(turned)
+        turned = heads.roll(heads.shape[-1] // 2, -1).mul_(-self.sin)
+        torch.addcmul(turned, heads, self.cos, out=heads)

@@ -441,10 +441,11 @@ class EphemeralAdapters:
         self.rehearsing.admit(taken.replay, call, kept, result)
         seen = {"monitors": monitors_view(result), "replay_tried": taken.replay.tried}
         data = to_bytes(result.lora, fan_in_fan_out=self.base.transposed)
+        weights, optimizer = self._state.blobs.put_all([data.weights, result.optimizer])
         after = replace(
-            _with_weights(before, data, self._state.blobs.put(data.weights)),
+            _with_weights(before, data, weights),
             steps=before.steps + len(result.losses),
-            optimizer_blob=self._state.blobs.put(result.optimizer),
+            optimizer_blob=optimizer,
             state=AdapterState.QUARANTINED if result.quarantined else AdapterState.EPHEMERAL,
             detail={**before.detail, **seen},
         )

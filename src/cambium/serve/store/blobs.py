@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cambium.core.canonical import digest_bytes, is_digest
@@ -47,6 +48,11 @@ class BlobStore:
             else:
                 write_durably(path, data)
         return digest
+
+    def put_all(self, data: Sequence[bytes]) -> list[str]:
+        """Returns the digests of all, which wait for the disk together; as `put`."""
+        with ThreadPoolExecutor(len(data)) as threads:
+            return list(threads.map(self.put, data))
 
     def get(self, digest: str) -> bytes:
         """Returns the bytes of this digest, hashed again.
