@@ -2,7 +2,7 @@
 
 `OTEL_EXPORTER_OTLP_ENDPOINT` (OpenTelemetry's own variable) sends spans and metrics there, with the
 extra `otlp`. Logs go to standard error, as text or as JSON lines. None of them holds text of a
-prompt, an answer, a document or an example: names, digests, numbers and times only (ADR 0021).
+prompt, an answer, a document or an example: names, digests, numbers and times only (ADR 0023).
 """
 
 from __future__ import annotations
