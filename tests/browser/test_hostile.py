@@ -64,7 +64,7 @@ def behaviour_of(room: Room, proposal: str, text: str) -> Iterator[None]:
     filed = runtime.proposals.get(proposal)
     from cambium.serve.diff import diff_of
 
-    found = json.loads(json.dumps(diff_of(filed, runtime)))
+    found = json.loads(json.dumps(diff_of(filed, runtime, seen=bool)))
     change = {"before": 0.1, "after": 0.3, "effect": 0.2, "low": 0.1, "high": 0.3, "q_value": 0.01,
               "blocks": False, "terms": [text], "medoids": [text],
               "examples": [{"prompt": text, "before": text, "after": text}]}  # fmt: skip
@@ -74,7 +74,7 @@ def behaviour_of(room: Room, proposal: str, text: str) -> Iterator[None]:
     from cambium.serve.dashboard import pages
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pages, "diff_of", lambda *_: found)
+        patch.setattr(pages, "diff_of", lambda *_, **__: found)
         yield
 
 

@@ -105,6 +105,6 @@ def test_a_proposal_is_refused_with_a_reason(room: Room, page: Page) -> None:
     page.get_by_role("button", name="Reject", exact=True).click()
     page.get_by_label("Why? It goes into the log.").fill("It says <b>nothing</b> new.")
     page.get_by_role("dialog").get_by_role("button", name="Reject", exact=True).click()
-    expect(page.locator(".status")).to_contain_text("was rejected: It says <b>nothing</b> new.")
+    expect(page.locator(".status")).to_contain_text("It says <b>nothing</b> new.")
     assert room.server.get(f"/proposals/{proposal}")["state"] == "rejected"
     expect(page.get_by_role("button", name="Approve")).to_have_count(0)

@@ -120,6 +120,9 @@ def test_a_proposal_shows_every_part_and_what_blocks_it(server: Server, trees: s
     assert "approver-1" in found.text and "1 of 2 approvals" in found.text
     kinds = {e["kind"] for e in server.get("/audit")["entries"] if e["body"].get("proposal")}
     assert kinds and all(kind in found.text for kind in kinds)
+    went = server.get(f"/proposals/{trees}/diff")["data"]["trained_on"]
+    assert [(p["of"], p["replayed"]) for p in went["parts"]] == [(XSS, False), ("the base", True)]
+    assert all(f"{part['tokens']:,}" in found.text for part in went["parts"])
     # No producer, no green tick.
     assert "no circuit diff is computed by this version" in found.text
 
@@ -148,6 +151,9 @@ def test_the_line_shows_revisions_and_drift(server: Server, trees: str) -> None:
     assert ("img", "src", "/drift.svg") in found.attributes
     assert "port" in found.text and "served" in found.text and "the base alone" in found.text
     assert server.get("/drift")["suspect"]["reason"] in found.text
+    live = page(server, "/live")
+    assert "Drift since the base" in live.text and "concepts" in live.text
+    assert live.tags.count("figure") == len(server.get("/drift")["series"][0]["against_base"])
 
 
 async def _pause() -> None:
@@ -359,6 +365,9 @@ def test_a_tenant_sees_nothing_of_another(base: Path, tmp_path: Path) -> None:
         for path in ("/", "/live", "/playground", "/stop", "/line"):
             seen = server.http.get(path, headers={**bearers["other"], **PAGE}).text
             assert "ravens" not in seen and proposal not in seen and request[:12] not in seen, path
+            # Of what all share, whether there is any; how much is their own affair.
+            shared = r'class="count">\d|being written</dt><dd>\d|Jobs</dt><dd>\d'
+            assert not re.search(shared, seen), path
         for path in (f"/review/{proposal}", f"/trace/{request}"):
             assert server.http.get(path, headers=bearers["other"]).status_code == 404
         card = server.http.get(f"/proposals/{proposal}/card", headers=bearers["other"])

@@ -105,3 +105,5 @@ def test_what_was_measured_outlasts_the_server(base: Path, tmp_path: Path) -> No
         assert [d["revision"] for d in series] == [2]
     with served(off, people) as server:
         assert server.get("/drift")["series"] == series
+        live = server.http.get("/live", headers={"accept": "text/html"}).text
+        assert live.count('<figure class="panel">') == len(series[0]["against_base"])

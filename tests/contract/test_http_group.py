@@ -33,6 +33,10 @@ def test_what_a_group_decides_carries_its_one_signature(base: Path, tmp_path: Pa
             signed = signature_to_json(server.approval(proposal, person, expires=expires))
             return server.post(f"/proposals/{proposal}/approvals", **signed)
 
+        page = {"accept": "text/html"}
+        shown = server.http.get(f"/review/{proposal}", headers=page).text
+        assert f"cambium approve {proposal} --key share-N.key" in shown
+        assert 'data-opens="approve"' not in shown
         approve(0, expires + 1)
         late = approve(1, expires)
         # Two valid parts, but of two signatures.
@@ -45,6 +49,8 @@ def test_what_a_group_decides_carries_its_one_signature(base: Path, tmp_path: Pa
         payload = canonical_json(body["signatures"][0]["payload"])
         assert verify(dealt.group, payload, bytes.fromhex(body["group_signature"]))
 
+        shown = server.http.get("/line", headers=page).text
+        assert "cambium rollback 1 --key share-1.key --key share-2.key" in shown
         target = next(r["digest"] for r in server.get("/revisions")["revisions"])
         act = server.act(Action.ROLLBACK, target, expires=expires)
         signed = [signature_to_json(sign_act(people.approvers[i], act)) for i in (0, 2)]
@@ -57,6 +63,8 @@ def test_what_a_group_decides_carries_its_one_signature(base: Path, tmp_path: Pa
         kill = server.act(Action.KILL, server.get("/kill")["target"])
         signed = [signature_to_json(sign_act(people.operator, kill))]
         server.post("/kill", reason="drill", signatures=signed)
+        shown = server.http.get("/stop", headers=page).text
+        assert "cambium revive --key share-1.key --key share-2.key" in shown
         revive = server.act(Action.REVIVE, server.get("/kill")["digest"], expires=expires)
         signed = [signature_to_json(sign_act(key, revive)) for key in people.approvers[:1]]
         server.post("/revive", 409, signatures=signed)

@@ -103,6 +103,19 @@ def consolidate(
     return stack.to_lora(0)
 
 
+def times_taken(
+    windows: Sequence[Window], num_replay: int, *, config: ConsolidateConfig
+) -> tuple[list[int], list[int]]:
+    """Returns how often `consolidate` goes through each window, and through each replayed one."""
+    new, old = [0] * len(windows), [0] * num_replay
+    for some, replayed in _plan(windows, num_replay, config):
+        for i in some:
+            new[i] += 1
+        for i in replayed:
+            old[i] += 1
+    return new, old
+
+
 def with_teacher(
     base: BaseModel,
     windows: Sequence[Window],

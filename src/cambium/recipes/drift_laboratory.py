@@ -40,7 +40,7 @@ from cambium.evals.local_subject import LocalSubject
 from cambium.learn.consolidate import ConsolidateConfig, consolidate, with_teacher
 from cambium.learn.examples import Window, cut_windows
 from cambium.learn.replay_buffer import BufferConfig, ReplayBuffer, ReplayRow
-from cambium.models.anchors import write_anchors
+from cambium.models.anchors import BASE, write_anchors
 from cambium.models.base import BaseModel, load_base
 from cambium.models.chat import encode_document
 from cambium.models.encoder import SentenceEncoder
@@ -179,9 +179,9 @@ class Laboratory:
             num_prompts=recipe.num_prompts,
             seed=seed,
         )
-        texts = write_anchors(rig.engine, [()], number=recipe.num_anchors, num_tokens=64,
+        texts = write_anchors(rig.engine, [(BASE, ())], number=recipe.num_anchors, num_tokens=64,
                               seed=seed * 10_000)  # fmt: skip
-        self._anchors = [Window(tokens=text) for text in texts]
+        self._anchors = [Window(tokens=text.tokens) for text in texts]
 
     def revise(self, lesson: Lesson) -> RevisionDrift:
         """Consolidates the lesson from the parent, measures the result and appends it.

@@ -22,6 +22,7 @@ from cambium.lifecycle.gates import judge, used_items
 from cambium.lifecycle.ledger import find_overdraft
 from cambium.lifecycle.proposal import FINAL, Broke, Frozen, LookTaken, Proposal
 from cambium.models.adapter_bytes import AdapterBytes
+from cambium.models.anchors import Anchor, from_json
 from cambium.models.lora import LoraConfig
 from cambium.serve.bank import Bank
 from cambium.serve.consolidation import Consolidator, Inputs, take_look
@@ -247,13 +248,13 @@ class Checker:
             bank: of the revision that it was made on.
         """
         made: dict[str, Any] = filed.made_from or {}
-        anchors = json.loads(self._proposals.state.blobs.get(made["anchors"]))
+        anchors = from_json(self._proposals.state.blobs.get(made["anchors"]))
         consolidator = replace(
             self._consolidator,
             config=ConsolidateConfig(**made["config"]),
             num_replay=made["num_replay"],
         )
-        return consolidator.derive(self._inputs(filed), bank, [tuple(a) for a in anchors])
+        return consolidator.derive(self._inputs(filed), bank, anchors)
 
     def context(self, filed: Filed, bank: Bank) -> GateContext:
         """Returns what measures a frozen candidate, its bytes verified as they are loaded.
@@ -277,9 +278,7 @@ class Checker:
             max_relative_change=self._proposals.need_policy().learning.max_relative_change,
         )
 
-    def _anchors(
-        self, filed: Filed, bank: Bank, progress: Callable[[float], None]
-    ) -> list[tuple[int, ...]]:
+    def _anchors(self, filed: Filed, bank: Bank, progress: Callable[[float], None]) -> list[Anchor]:
         """Returns the parent's own texts, written once for each revision.
 
         The proposal names the blob from the start: a sweep leaves alone what a proposal names.
@@ -315,6 +314,7 @@ class Checker:
             kept=[e for e in self._read(e for e in fed if e["kept"])
                   if e.accepted.digest not in learned],
             others=[e for e in others if e.accepted.digest not in learned],
+            sources={e["digest"]: e["source"] for e in fed},
             seed=int(proposal.provenance_digest[7:15], 16),
         )  # fmt: skip
 

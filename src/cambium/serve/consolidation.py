@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
@@ -19,11 +19,16 @@ from cambium.core.errors import CambiumError, Stopped
 from cambium.core.evidence import GateSpec, Measurement
 from cambium.evals.gates import GATES, GateContext
 from cambium.evals.gates.context import ScoredText
-from cambium.learn.consolidate import ConsolidateConfig, consolidate, with_teacher
+from cambium.learn.consolidate import (
+    ConsolidateConfig,
+    consolidate,
+    times_taken,
+    with_teacher,
+)
 from cambium.learn.examples import Example, Window, encode_example
 from cambium.learn.manifest import machine
 from cambium.models.adapter_bytes import AdapterBytes
-from cambium.models.anchors import write_anchors
+from cambium.models.anchors import BASE, Anchor, from_json, to_json, write_anchors
 from cambium.models.engine import Engine
 from cambium.models.lora import LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.router import RouterConfig, RouterIndex, pieces
@@ -40,6 +45,7 @@ class Inputs:
     Args:
         trained: examples for consolidation; `kept` those that only the gates see.
         others: documents of other domains in the bank that were kept for the gates.
+        sources: where the trained examples came from, by digest.
         seed: from the proposal's provenance, so that the same proposal repeats exactly.
     """
 
@@ -49,6 +55,7 @@ class Inputs:
     kept: Sequence[Example]
     others: Sequence[Example]
     seed: int
+    sources: Mapping[str, str | None] = field(default_factory=lambda: {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +88,11 @@ class Consolidator:
 
     def anchors(
         self, bank: Bank, stored: str | None, progress: Callable[[float], None]
-    ) -> tuple[list[tuple[int, ...]], str]:
+    ) -> tuple[list[Anchor], str]:
         """Returns the parent's own texts, from the store where they were written before."""
         if stored is not None and self.blobs.has(stored):
-            return [tuple(tokens) for tokens in json.loads(self.blobs.get(stored))], stored
-        writers = [(), *((a.lora,) for a in bank.adapters.values())]
+            return from_json(self.blobs.get(stored)), stored
+        writers = [(BASE, ()), *((d, (a.lora,)) for d, a in bank.adapters.items())]
         texts = write_anchors(
             self.engine,
             writers,
@@ -94,13 +101,13 @@ class Consolidator:
             seed=bank.revision.number * 10_000,
             progress=progress,
         )
-        return texts, self.blobs.put(json.dumps(texts).encode())
+        return texts, self.blobs.put(to_json(texts))
 
     def freeze(
         self,
         inputs: Inputs,
         bank: Bank,
-        anchors: Sequence[tuple[int, ...]],
+        anchors: Sequence[Anchor],
         progress: Callable[[float, float], None],
     ) -> Frozen:
         """Returns the candidate, trained from the parent, stored and hashed."""
@@ -116,6 +123,7 @@ class Consolidator:
                 "config": asdict(self.config),
                 "num_replay": self.num_replay,
                 "machine": machine(self.model),
+                "trained_on": self._trained_on(inputs, anchors),
             },
         )
 
@@ -123,7 +131,7 @@ class Consolidator:
         self,
         inputs: Inputs,
         bank: Bank,
-        anchors: Sequence[tuple[int, ...]],
+        anchors: Sequence[Anchor],
         progress: Callable[[float, float], None] = lambda share, loss: None,
     ) -> AdapterBytes:
         """Returns the candidate's bytes; the same inputs on the same machine give the same."""
@@ -132,12 +140,8 @@ class Consolidator:
         start = parent[0] if parent else fresh_lora(
             inputs.config, base.targets(inputs.config), seed=inputs.seed
         )  # fmt: skip
-        windows = [
-            w
-            for e in inputs.trained
-            for w in encode_example(base.tokenizer, e.accepted, base.context)
-        ]
-        replay = [Window(tokens=t) for t in anchors[: self.num_replay]]
+        windows = [w for _, w in self._windows(inputs)]
+        replay = [Window(tokens=a.tokens) for a in anchors[: self.num_replay]]
         taught = with_teacher(base, replay, parent, config=self.config)
         lora = consolidate(
             self.model, start, windows, taught, config=self.config, progress=progress
@@ -148,7 +152,7 @@ class Consolidator:
         self,
         inputs: Inputs,
         bank: Bank,
-        anchors: Sequence[tuple[int, ...]],
+        anchors: Sequence[Anchor],
         data: AdapterBytes,
         *,
         max_relative_change: float,
@@ -157,7 +161,7 @@ class Consolidator:
         base = self.engine.base
         candidate = from_bytes(data, base.sites)
         parent = bank.adapters.get(inputs.domain)
-        context = [_text_of_tokens(t) for t in anchors[self.num_replay :]]
+        context = [_text_of_tokens(a.tokens) for a in anchors[self.num_replay :]]
         context += [t for e in inputs.others for t in self._scored(e)]
         return GateContext(
             base=base,
@@ -174,16 +178,48 @@ class Consolidator:
             seed=inputs.seed,
         )
 
+    def _windows(self, inputs: Inputs) -> list[tuple[Example, Window]]:
+        base = self.engine.base
+        return [
+            (e, w)
+            for e in inputs.trained
+            for w in encode_example(base.tokenizer, e.accepted, base.context)
+        ]
+
+    def _trained_on(self, inputs: Inputs, anchors: Sequence[Anchor]) -> list[dict[str, object]]:
+        """Returns what went into the candidate: tokens by source, and replayed ones by writer.
+
+        A text that was gone through several times counts its tokens as often.
+        """
+        new, replay = self._windows(inputs), anchors[: self.num_replay]
+        often_new, often_old = times_taken([w for _, w in new], len(replay), config=self.config)
+        parts: dict[tuple[bool, str | None], tuple[set[object], int]] = {}
+
+        def add(key: tuple[bool, str | None], text: object, tokens: int) -> None:
+            texts, total = parts.get(key, (set(), 0))
+            parts[key] = (texts | {text}, total + tokens)
+
+        for (example, window), often in zip(new, often_new, strict=True):
+            source = inputs.sources.get(example.digest)
+            add((False, source), example.digest, often * len(window.tokens))
+        for anchor, often in zip(replay, often_old, strict=True):
+            if often:
+                add((True, anchor.by), anchor.tokens, often * len(anchor.tokens))
+        return [
+            {"replayed": replayed, "of": of, "texts": len(texts), "tokens": tokens}
+            for (replayed, of), (texts, tokens) in parts.items()
+        ]
+
     def _scored(self, example: Example) -> list[ScoredText]:
         base = self.engine.base
         windows = encode_example(base.tokenizer, example.accepted, base.context)
         pairs = tuple((w.tokens, w.learn_from) for w in windows)
         return [ScoredText(digest=example.digest, windows=pairs)]
 
-    def _router(self, inputs: Inputs, anchors: Sequence[tuple[int, ...]]) -> bytes:
+    def _router(self, inputs: Inputs, anchors: Sequence[Anchor]) -> bytes:
         config = RouterConfig()
         tokenizer = self.engine.base.tokenizer
-        outside = [tokenizer.decode(t, skip_special_tokens=True) for t in anchors]
+        outside = [tokenizer.decode(a.tokens, skip_special_tokens=True) for a in anchors]
         sides = []
         for texts in ([e.accepted.text for e in inputs.trained], outside):
             cut = [p for text in texts for p in pieces(text, config)]

@@ -5,18 +5,24 @@ Parts without a producer say so: absence is not a green tick.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from cambium.models.adapter_bytes import AdapterBytes
+from cambium.models.anchors import BASE
 from cambium.models.lora import delta_norms, from_bytes
 from cambium.serve.proposal_records import Filed
 from cambium.serve.runtime import Runtime
 
 
-def diff_of(filed: Filed, runtime: Runtime) -> dict[str, Any]:
-    """Returns the five parts of a proposal's diff."""
+def diff_of(filed: Filed, runtime: Runtime, *, seen: Callable[[str], bool]) -> dict[str, Any]:
+    """Returns the five parts of a proposal's diff.
+
+    Args:
+        seen: whether a domain may be named to whoever asks.
+    """
     view = runtime.review.view(filed)
     counted = ("name", "metric", "baseline", "candidate", "effect", "ci", "threshold", "verdict")
     return {
@@ -33,8 +39,33 @@ def diff_of(filed: Filed, runtime: Runtime) -> dict[str, Any]:
             "kept_for_gates": filed.provenance["kept_for_gates"],
             "sources": sorted({str(e["source"]) for e in filed.provenance["examples"]}),
             "consent": sorted({str(e["consent"]) for e in filed.provenance["examples"]}),
+            "trained_on": _trained_on(filed, seen),
         },
     }
+
+
+def _trained_on(filed: Filed, seen: Callable[[str], bool]) -> dict[str, Any]:
+    """Returns what went into the candidate, as it was written down when it was frozen.
+
+    A part's share is of all tokens that were gone through.
+    """
+    if filed.made_from is None:
+        return {"available": False, "why": "the candidate is not frozen yet"}
+    parts: list[dict[str, Any]] | None = filed.made_from.get("trained_on")
+    if parts is None:
+        return {"available": False, "why": "it was frozen before this was recorded"}
+    tokens = sum(part["tokens"] for part in parts) or 1
+    rows: dict[tuple[bool, str], dict[str, Any]] = {}
+    for part in parts:
+        of = str(part["of"] or "not recorded")
+        if part["replayed"] and part["of"] not in (None, BASE) and not seen(of):
+            of = "other tenants' domains"
+        empty = {"replayed": part["replayed"], "of": of, "texts": 0, "tokens": 0}
+        row = rows.setdefault((part["replayed"], of), empty)
+        row["texts"] += part["texts"]
+        row["tokens"] += part["tokens"]
+    ordered = sorted(rows.values(), key=lambda row: (row["replayed"], -row["tokens"]))
+    return {"available": True, "parts": [{**r, "share": r["tokens"] / tokens} for r in ordered]}
 
 
 def _behaviour(filed: Filed, runtime: Runtime) -> dict[str, Any]:

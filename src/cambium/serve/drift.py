@@ -37,6 +37,7 @@ from cambium.evals.drift.picture import picture
 from cambium.evals.drift.tracker import Known
 from cambium.evals.local_subject import LocalSubject
 from cambium.learn.examples import parse_example
+from cambium.models.anchors import from_json
 from cambium.models.encoder import Encoder
 from cambium.models.engine import Engine
 from cambium.models.lora import Lora, from_bytes
@@ -92,6 +93,11 @@ class DriftTracker:
         if self._next() is not None:
             self.jobs.submit(JOB, self._run)
 
+    def measured(self, may_see: Callable[[str], bool]) -> DriftSeries:
+        """Returns the newest merges that were measured, of domains that the caller may see."""
+        kept = [self._kept(step) for step in self._line() if may_see(step.domain)]
+        return _newest(DriftSeries(revisions=tuple(drift for drift in kept if drift is not None)))
+
     def report(self, may_see: Callable[[str], bool]) -> dict[str, Any]:
         """Returns the series of the domains that the caller may see, and who stands out in it."""
         line = [step for step in self._line() if may_see(step.domain)]
@@ -110,9 +116,8 @@ class DriftTracker:
 
     def drawn(self, may_see: Callable[[str], bool]) -> str:
         """Returns the newest merges as a picture, SVG."""
-        kept = [self._kept(step) for step in self._line() if may_see(step.domain)]
-        series = DriftSeries(revisions=tuple(drift for drift in kept if drift is not None))
-        return picture(_newest(series), {}, _suspect(series))
+        series = self.measured(may_see)
+        return picture(series, {}, _suspect(series))
 
     def _run(self, stop: threading.Event) -> None:
         """Measures one merge, and queues the next behind whatever else waits."""
@@ -199,8 +204,8 @@ class DriftTracker:
             return {}
         blobs = self.proposals.state.blobs
         tokenizer = self.engine.base.tokenizer
-        anchors = json.loads(blobs.get(filed.anchors_blob))[: self.num_replay]
-        replayed = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in anchors]
+        anchors = from_json(blobs.get(filed.anchors_blob))[: self.num_replay]
+        replayed = [tokenizer.decode(a.tokens, skip_special_tokens=True) for a in anchors]
         fed = [e["blob"] for e in filed.provenance["examples"] if not e["kept"]]
         streamed = [parse_example(json.loads(blobs.get(blob))).text for blob in fed]
         if min(len(replayed), len(streamed)) < MIN_ROWS:

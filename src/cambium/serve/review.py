@@ -63,6 +63,7 @@ class Review:
         self._jobs = jobs
         self._lock = describer.lock
         self.describer = describer
+        self._spent: tuple[tuple[int, str], float] | None = None
 
     def propose(self, adapter: str, domain: str) -> Filed:
         """Files a proposal to consolidate what an adapter learned into a domain.
@@ -242,9 +243,18 @@ class Review:
         return [self._view(filed, situation, ledger) for filed in several]
 
     def spent(self) -> float:
-        """Returns what the looks of all proposals have cost of the policy's alpha."""
+        """Returns what the looks of all proposals have cost of the policy's alpha.
+
+        Worked out anew when the log has grown: every look is in it, in the look's own transaction.
+        """
         policy = self.proposals.need_policy()
-        return spent((f.proposal for f in self.proposals.all()), policy)
+        with self.proposals.state.read() as tx:
+            now = (tx.audit_size(), policy.digest)
+        known = self._spent
+        if known is None or known[0] != now:
+            known = now, spent((f.proposal for f in self.proposals.all()), policy)
+            self._spent = known
+        return known[1]
 
     def _view(self, filed: Filed, situation: Situation, ledger: dict[str, float]) -> dict[str, Any]:
         policy, proposal = situation.policy, filed.proposal

@@ -2,7 +2,7 @@
 
 `OTEL_EXPORTER_OTLP_ENDPOINT` (OpenTelemetry's own variable) sends spans and metrics there, with the
 extra `otlp`. Logs go to standard error, as text or as JSON lines. None of them holds text of a
-prompt, an answer, a document or an example: names, digests, numbers and times only.
+prompt, an answer, a document or an example: names, digests, numbers and times only (ADR 0023).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, MutableMapping
+from types import TracebackType
 from typing import Any
 
 from opentelemetry import trace
@@ -36,6 +38,25 @@ _PLAIN = "%(levelname)s %(name)s: %(message)s"
 _access = logging.getLogger("cambium.access")
 _tracer = trace.get_tracer("cambium")
 _propagator = TraceContextTextMapPropagator()
+_Exception = (
+    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+)
+
+
+class TextLines(logging.Formatter):
+    """A log for people. Of an exception it says its kind and where it arose, not its words."""
+
+    def formatException(self, ei: _Exception) -> str:
+        """Returns the traceback without the exception's text, which may quote callers."""
+        return _where(ei[1])
+
+
+class JsonLines(JsonFormatter):
+    """A log for programs, as sparing as `TextLines`."""
+
+    def formatException(self, ei: _Exception) -> str:
+        """Returns the traceback without the exception's text."""
+        return _where(ei[1])
 
 
 def resource() -> Resource:
@@ -85,9 +106,9 @@ def write_logs(form: str) -> None:
         raise ConfigError(f"{form[:40]!r} is no form of a log", mend="use text or json")
     handler = logging.StreamHandler(sys.stderr)
     if form == "json":
-        handler.setFormatter(JsonFormatter(["levelname", "name", "message"], timestamp="at"))
+        handler.setFormatter(JsonLines(["levelname", "name", "message"], timestamp="at"))
     else:
-        handler.setFormatter(logging.Formatter(_PLAIN))
+        handler.setFormatter(TextLines(_PLAIN))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("cambium").setLevel(logging.INFO if form == "json" else logging.WARNING)
 
@@ -185,6 +206,15 @@ def _describe(span: trace.Span, method: str, route: str, said: MutableMapping[st
     span.set_attributes({k: v for k, v in known.items() if v is not None})
     if said["status"] >= 500:
         span.set_status(Status(StatusCode.ERROR))
+
+
+def _where(error: BaseException | None) -> str:
+    """Returns the frames of an exception and of those that led to it, each above its kind."""
+    if error is None:
+        return ""
+    earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    above = f"{_where(earlier)}\nthen\n" if earlier else ""
+    return above + "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
 
 
 def _is_set(signal: str) -> bool:

@@ -41,6 +41,14 @@ def view(state: str, *gates: dict[str, Any], **changes: Any) -> dict[str, Any]:
             view("mergeable", gate(verdict="fail", passes=0, waived=True)),
             "can be merged; 1 of 2 approvals (ann); retention is waived",
         ),
+        (
+            view("consolidating", gate(verdict="missing", passes=0)),
+            "is being consolidated from its parent; its gates come next",
+        ),
+        (
+            view("checking", *[gate(passes=0)] * 3, gate()),
+            "is being looked at by the gates; 1 of 2 approvals (ann); waiting for 3 of 4 gates",
+        ),
         (view("merged", gate()), "is merged"),
         (view("rejected", gate(), reason="no gain"), "was rejected: no gain"),
         (view("failed"), "failed: no reason was given"),
@@ -148,3 +156,40 @@ def test_the_least_shift_is_the_one_nearest_to_harm() -> None:
              {"alignment": {"shifts": [0.05]}}]  # fmt: skip
     assert views.least_shift(calls) == -0.02
     assert views.least_shift([]) is None
+
+
+def reading(low: float, high: float, direction: str = "up") -> dict[str, Any]:
+    return {"value": (low + high) / 2, "low": low, "high": high, "direction": direction,
+            "unit": "nats/token"}  # fmt: skip
+
+
+def test_drift_is_red_only_where_the_whole_interval_is_on_the_worse_side() -> None:
+    series = [
+        {"revision": 2, "label": "law", "against_base": {"a": reading(0.1, 0.3)}},
+        {"revision": 3, "label": "law", "against_base": {"a": reading(-0.1, 0.3)}},
+        {"revision": 4, "label": "", "against_base": {"b": reading(-0.3, -0.1, "down")}},
+    ]
+    a, b = views.drift_panels(series, {"b": "B", "a": "A", "c": "C"})[::-1]
+    assert (a["title"], [dot["is_worse"] for dot in a["dots"]]) == ("A", [True, False])
+    assert (b["title"], b["last"]["is_worse"], b["last"]["x"]) == ("B", True, 25)
+    for dot in a["dots"]:
+        assert 2 <= dot["top"] < dot["y"] < dot["bottom"] <= 38
+    assert a["dots"][0]["bottom"] < a["zero"] < a["dots"][1]["bottom"]
+    both = [{**series[2], "against_base": {"b": reading(-0.3, -0.1, "either")}}]
+    assert not views.drift_panels(both, {"b": "B"})[0]["last"]["is_worse"]
+
+
+def test_a_tenant_is_told_whether_and_not_how_many() -> None:
+    assert [views.told(n, sees_all=True) for n in (0, 3)] == [0, 3]
+    assert [views.told(n, sees_all=False) for n in (0, 3)] == ["none", "some"]
+
+
+def test_beside_the_state_its_words_are_not_said_again() -> None:
+    assert views.listed(view("rejected", gate(), reason="no gain")) == "no gain"
+    assert views.listed(view("merged", gate())) == ""
+    assert views.listed(view("awaiting_approval", gate())).startswith("waits for people; 1 of 2")
+
+
+def test_what_is_no_pass_heads_the_table_too() -> None:
+    shown = view("checking", gate(name="a"), gate(name="b", verdict="fail"), gate(name="c"))
+    assert [row["name"] for row in views.gate_rows(shown)] == ["b", "a", "c"]

@@ -107,7 +107,11 @@ def _add_proposing(routes: APIRouter, runtime: Runtime) -> None:
     @routes.get("/proposals/{proposal_id}/diff")
     async def get_diff(proposal_id: str, caller: Asking) -> dict[str, Any]:
         return await asyncio.to_thread(
-            lambda: diff_of(shown(proposals, proposal_id, caller), runtime)
+            lambda: diff_of(
+                shown(proposals, proposal_id, caller),
+                runtime,
+                seen=partial(may_see, runtime, caller),
+            )
         )
 
 
@@ -116,7 +120,8 @@ def _add_reading(routes: APIRouter, runtime: Runtime) -> None:
     async def card(proposal_id: str, caller: Asking) -> PlainTextResponse:
         def text() -> str:
             filed = shown(runtime.proposals, proposal_id, caller)
-            view, diff = runtime.review.view(filed), diff_of(filed, runtime)
+            view = runtime.review.view(filed)
+            diff = diff_of(filed, runtime, seen=partial(may_see, runtime, caller))
             return model_card(view, diff, base=runtime.base.name)
 
         return PlainTextResponse(await asyncio.to_thread(text), media_type="text/markdown")

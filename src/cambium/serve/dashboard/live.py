@@ -6,13 +6,16 @@ this moment lives in memory alone.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from cambium.core.nouns import AdapterState
+from cambium.evals.drift.picture import TITLES
 from cambium.serve.access import Caller
 from cambium.serve.api.adapters import adapter_view
+from cambium.serve.api.review import may_see
 from cambium.serve.dashboard import views
 from cambium.serve.runtime import Runtime
 from cambium.serve.store.records import AdapterRecord, LearnRecord, TraceRow
@@ -56,9 +59,9 @@ def overview(runtime: Runtime, caller: Caller) -> dict[str, Any]:
     minutes = range(now // 60_000 - MINUTES + 1, now // 60_000 + 1)
     adapters = [a for a in runtime.adapters.list() if caller.sees(a.tenant)]
     return {
-        "active": runtime.engine.num_active,
+        "active": views.told(runtime.engine.num_active, sees_all=caller.sees_all),
         "jobs": list(runtime.jobs.pending) if caller.sees_all else [],
-        "num_jobs": len(runtime.jobs.pending),
+        "num_jobs": views.told(len(runtime.jobs.pending), sees_all=caller.sees_all),
         "requests": [_request(row) for row in traces],
         "rate": views.line([by_minute.get(minute, 0) for minute in minutes]),
         "in_hour": sum(by_minute.values()),
@@ -71,9 +74,15 @@ def overview(runtime: Runtime, caller: Caller) -> dict[str, Any]:
         },
         "adapters": _adapters(runtime, adapters, lessons, caller),
         "num_live": sum(a.state is AdapterState.EPHEMERAL for a in adapters),
-        "budgets": _budgets(runtime),
+        "budgets": _budgets(runtime, adapters),
         "line": views.revision_line(runtime.releases.list()),
+        "drift": _drift(runtime, caller),
     }
+
+
+def _drift(runtime: Runtime, caller: Caller) -> list[dict[str, Any]]:
+    series = runtime.drift.measured(partial(may_see, runtime, caller))
+    return views.drift_panels(series.to_json(), TITLES)
 
 
 def _request(row: TraceRow) -> dict[str, Any]:
@@ -139,19 +148,34 @@ def _adapters(
     ]
 
 
-def _budgets(runtime: Runtime) -> list[dict[str, Any]]:
+def _budgets(runtime: Runtime, adapters: Sequence[AdapterRecord]) -> list[dict[str, Any]]:
+    """Returns each bound, and how much of it is used: of one adapter's, by whoever used most."""
     bounds, traffic, policy = runtime.adapters.bounds, runtime.traffic.budget, runtime.policy
+    live = [a for a in adapters if a.state is AdapterState.EPHEMERAL]
+    tenants = Counter(a.tenant for a in live)
     found: list[dict[str, Any]] = [
-        {"name": "Steps of one adapter", "most": bounds.max_total_steps_per_adapter},
-        {"name": "Relative change of one adapter", "most": bounds.max_relative_change},
-        {"name": "Time to live", "most": f"{bounds.max_ttl_s / 3600:g} h"},
-        {"name": "Live adapters of a tenant", "most": bounds.max_live_adapters},
-    ]
+        _budget("Steps of one adapter", max((a.steps for a in live), default=0),
+                bounds.max_total_steps_per_adapter),
+        _budget("Live adapters of a tenant", max(tenants.values(), default=0),
+                bounds.max_live_adapters),
+    ]  # fmt: skip
+    if policy is not None:
+        found.append(_budget("Risk that looks may run", runtime.review.spent(), policy.alpha))
+    found += [
+        {
+            "name": "Change of one adapter",
+            "most": f"at most {bounds.max_relative_change:g} of its weights",
+        },
+        {"name": "Time to live", "most": f"at most {bounds.max_ttl_s / 3600:g} h"},
+    ]  # fmt: skip
     if traffic is not None:
-        most = f"{traffic.first_steps_per_hour} to {traffic.max_steps_per_hour} steps an hour"
+        most = f"at most {traffic.first_steps_per_hour} steps an hour at first, "
+        most += f"{traffic.max_steps_per_hour} with wins"
         on = most if traffic.learn else "off"
         found.append({"name": "Learning from requests, an adapter", "most": on})
-    if policy is not None:
-        gone = f"{runtime.review.spent():.4f} of {policy.alpha}"
-        found.append({"name": "Ledger of looks, spent", "most": gone})
     return found
+
+
+def _budget(name: str, used: float, most: float) -> dict[str, Any]:
+    share = min(1.0, used / most) if most else 1.0
+    return {"name": name, "used": f"{used:.3g}", "most": f"{most:g}", "share": share}

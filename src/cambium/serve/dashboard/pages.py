@@ -98,23 +98,35 @@ def _add_session(routes: APIRouter, runtime: Runtime) -> None:
 
 
 def _proposals(request: Request, runtime: Runtime, caller: Caller) -> Response:
+    """Shows who waits first; of the decided the newest, since views of many take their time."""
     own = [filed for filed in runtime.proposals.all() if is_shown(filed, caller)]
-    newest = sorted(own, key=lambda f: -f.created_at)
+    newest = sorted(own, key=lambda f: (f.proposal.state in FINAL, -f.created_at))
+    num_open = sum(f.proposal.state not in FINAL for f in own)
+    is_whole = request.query_params.get("decided") == "all"
+    several = newest if is_whole else newest[: num_open + views.MAX_DECIDED]
     rows = [
-        {**view, "status": views.status_line(view), "verdicts": views.verdicts(view)}
-        for view in runtime.review.views(newest)
+        {**view, "status": views.listed(view), "verdicts": views.verdicts(view)}
+        for view in runtime.review.views(several)
     ]
-    has_policy = runtime.policy is not None
-    return render(request, runtime, "proposals.html", rows=rows, has_policy=has_policy)
+    return render(
+        request,
+        runtime,
+        "proposals.html",
+        waiting=rows[:num_open],
+        decided=rows[num_open:],
+        num_earlier=len(own) - len(several),
+        has_policy=runtime.policy is not None,
+    )
 
 
 def _proposal(request: Request, runtime: Runtime, proposal_id: str, caller: Caller) -> Response:
     is_whole = request.query_params.get("timeline") == "whole"
     filed = shown(runtime.proposals, proposal_id, caller)
-    view, diff = runtime.review.view(filed), diff_of(filed, runtime)
+    view = runtime.review.view(filed)
+    diff = diff_of(filed, runtime, seen=partial(may_see, runtime, caller))
     with runtime.state.read() as tx:
         lessons = tx.list_learn_steps(filed.proposal.adapter_name)
-        entries, num_entries = tx.audit_naming(
+        entries, num_entries = tx.audit_of(
             proposal_id, limit=None if is_whole else views.MAX_ENTRIES
         )
     return render(
@@ -122,9 +134,10 @@ def _proposal(request: Request, runtime: Runtime, proposal_id: str, caller: Call
         runtime,
         "proposal.html",
         view=view,
-        status=views.status_line(view),
+        status=views.listed(view),
         is_decided=filed.proposal.state in FINAL,
         gates=views.gate_rows(view),
+        verdicts=views.verdicts(view),
         diff=diff,
         clusters=views.cluster_rows(diff["behaviour"]),
         modules=views.module_rows(diff["weights"]),

@@ -82,6 +82,7 @@ def _environment() -> Environment:
     )
     found.filters.update(
         short=views.short,
+        counted=views.counted,
         question=views.question,
         number=views.number,
         when=views.when,

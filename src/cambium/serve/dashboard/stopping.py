@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
 from cambium.core.nouns import Action
+from cambium.serve.access import caller_of
 from cambium.serve.dashboard import views
 from cambium.serve.dashboard.rendering import render
 from cambium.serve.runtime import Runtime
@@ -29,7 +30,7 @@ def router(runtime: Runtime) -> APIRouter:
 
 
 def _page(request: Request, runtime: Runtime) -> Response:
-    view = runtime.kill.view()
+    view, sees_all = runtime.kill.view(), caller_of(request).sees_all
     waiting = runtime.waiting.list(Action.REVIVE)
     return render(
         request,
@@ -41,8 +42,11 @@ def _page(request: Request, runtime: Runtime) -> Response:
         policy=runtime.policy,
         state=runtime.config.state,
         running={
-            "Answers being written or waiting": runtime.engine.num_active,
-            "Lessons being learned or waiting": runtime.lessons.num_pending,
-            "Background jobs": len(runtime.jobs.pending),
+            what: views.told(count, sees_all=sees_all)
+            for what, count in (
+                ("Answers and jobs' own texts being written or waiting", runtime.engine.num_active),
+                ("Lessons being learned or waiting", runtime.lessons.num_pending),
+                ("Background jobs", len(runtime.jobs.pending)),
+            )
         },
     )

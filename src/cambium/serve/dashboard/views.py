@@ -35,6 +35,16 @@ KEY_ROLES = {
     "enrolled": "known, but no policy lists it: it can sign nothing yet",
     "retired": "an earlier policy listed it: it can sign nothing now",
 }
+# What verdicts are called where they are counted.
+COUNTED = {
+    "pass": "passed",
+    "fail": "failed",
+    "error": "not measurable",
+    "missing": "not measured",
+}
+MAX_NAMED = 2
+# Decided proposals that the list shows unless it is asked for all of them.
+MAX_DECIDED = 50
 MAX_ENTRIES = 100
 MAX_DOTS = 24
 MAX_CHANGES = 200
@@ -56,15 +66,20 @@ def status_line(view: Mapping[str, Any]) -> str:
             + (f" ({names})" if names else "")]  # fmt: skip
     if stuck and state is ProposalState.CHECKING:
         return f"is stuck: {' and '.join(stuck)} could not be measured; {said[0]}"
+    if state is ProposalState.CONSOLIDATING:
+        return f"{STATES[state]}; its gates come next"
+    waits: list[str] = []
     for gate in view["gates"]:
         if gate["waived"]:
             said.append(f"{gate['name']} is waived")
         elif gate["verdict"] == "error":
             said.append(f"{gate['name']} could not be measured")
         elif gate["passes"] < gate["required"]:
-            said.append(
-                f"waiting for {gate['name']}, {gate['passes']} of {gate['required']} passes"
-            )
+            waits.append(f"{gate['name']}, {gate['passes']} of {gate['required']} passes")
+    if len(waits) > MAX_NAMED:
+        said.append(f"waiting for {len(waits)} of {len(view['gates'])} gates")
+    else:
+        said += [f"waiting for {one}" for one in waits]
     return f"{STATES[state]}; " + "; ".join(said)
 
 
@@ -78,9 +93,31 @@ def verdicts(view: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     return sorted(found.items(), key=lambda item: (item[0] == "pass", item[0]))
 
 
+def counted(verdict: str) -> str:
+    """Returns a verdict as it is said after a number of gates."""
+    return COUNTED.get(verdict, verdict)
+
+
+def listed(view: Mapping[str, Any]) -> str:
+    """Returns the status line for where the state stands beside it and need not be said again."""
+    state = ProposalState(view["state"])
+    if state is ProposalState.MERGED:
+        return ""
+    return status_line(view).removeprefix(f"{STATES[state]}: ")
+
+
+def told(count: int, *, sees_all: bool) -> int | str:
+    """Returns how many there are of what all tenants share; to one of them, only whether any."""
+    return count if sees_all else "some" if count else "none"
+
+
 def gate_rows(view: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the gates as the page draws them: each with its looks on one scale, 0 to 100."""
-    return [{**gate, "scale": _scale(gate)} for gate in view["gates"]]
+    """Returns the gates as the page draws them: each with its looks on one scale, 0 to 100.
+
+    What is no pass comes first: it is what a reader has to judge.
+    """
+    rows = [{**gate, "scale": _scale(gate)} for gate in view["gates"]]
+    return sorted(rows, key=lambda gate: gate["verdict"] == "pass")
 
 
 def cluster_rows(behaviour: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -208,6 +245,44 @@ def revision_line(revisions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
              "of": row["of"], "served": row["served"], "back": at.get(row["of"])}
             for row in shown]  # fmt: skip
     return {"dots": dots, "width": 40 * len(shown), "earlier": len(revisions) - len(shown)}
+
+
+def drift_panels(
+    series: Sequence[Mapping[str, Any]], titles: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Returns one panel for each reading against the base: a dot and its interval for each merge.
+
+    A panel's field is as wide as there are merges, 10 each, and 40 high, zero always in it.
+    """
+    panels = []
+    for name, title in titles.items():
+        read = [(i, row, row["against_base"][name]) for i, row in enumerate(series)
+                if name in row["against_base"]]  # fmt: skip
+        if read:
+            panels.append({"title": title, "width": 10 * len(series), **_dots(read)})
+    return panels
+
+
+def _dots(read: Sequence[tuple[int, Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
+    ends = [reading[end] for _, _, reading in read for end in ("low", "high")]
+    low, high = min(0.0, *ends), max(0.0, *ends)
+
+    def at(value: float) -> float:
+        return round(2 + 36 * (high - value) / ((high - low) or 1.0), 2)
+
+    dots = [
+        {"x": 10 * i + 5, "y": at(reading["value"]), "top": at(reading["high"]),
+         "bottom": at(reading["low"]), "is_worse": _is_worse(reading), "reading": reading,
+         "revision": row["revision"], "label": row["label"]}
+        for i, row, reading in read
+    ]  # fmt: skip
+    return {"zero": at(0.0), "dots": dots, "last": dots[-1]}
+
+
+def _is_worse(reading: Mapping[str, Any]) -> bool:
+    """Returns whether the whole interval lies on the side that is worse; no side is, of some."""
+    up, down = reading["low"] > 0, reading["high"] < 0
+    return {"up": up, "down": down}.get(reading["direction"], False)
 
 
 def least_shift(monitors: Sequence[Mapping[str, Any]]) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import String, cast, delete, false, func, insert, or_, select, update
+from sqlalchemy import delete, false, func, insert, or_, select, update
 
 from cambium.core.errors import KeyUnknown, PolicyMissing
 from cambium.serve.errors import StateCorrupt
@@ -109,7 +109,7 @@ class LedgerRows(Rows):
         """Appends to the audit log, in this same transaction, and returns the entry."""
         size = self.audit_size()
         entry = make_entry(size + 1, at=at, kind=kind, body=body)
-        self._add(Audit, entry)
+        self._add(Audit, entry, proposal=body.get("proposal"))
         for level, position, found in appended(to_bytes(entry.hash), size, self.audit_node):
             row = {"level": level, "position": position, "hash": found}
             self._connection.execute(insert(AuditNode).values(**row))
@@ -158,18 +158,16 @@ class LedgerRows(Rows):
         statement = _AUDIT.where(Audit.seq >= since).order_by(Audit.seq)
         return self._all(AuditEntry, statement.limit(limit))
 
-    def audit_naming(self, text: str, *, limit: int | None = None) -> tuple[list[AuditEntry], int]:
-        """Returns the entries whose body holds a text, oldest first, and how many there are.
+    def audit_of(self, proposal: str, *, limit: int | None = None) -> tuple[list[AuditEntry], int]:
+        """Returns the entries whose body names a proposal, oldest first, and how many there are.
 
         Args:
             limit: only so many, the newest.
         """
-        holds = cast(Audit.body, String).contains(text, autoescape=True)
-        total = self._connection.execute(
-            select(func.count()).select_from(Audit).where(holds)
-        ).scalar_one()
-        newest = _AUDIT.where(holds).order_by(Audit.seq.desc()).limit(limit)
-        return self._all(AuditEntry, newest)[::-1], total
+        of_it = Audit.proposal == proposal
+        counted = select(func.count()).select_from(Audit).where(of_it)
+        newest = _AUDIT.where(of_it).order_by(Audit.seq.desc()).limit(limit)
+        return self._all(AuditEntry, newest)[::-1], self._connection.execute(counted).scalar_one()
 
     def put_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Keeps the latest signed checkpoint of the log in place of the one before.

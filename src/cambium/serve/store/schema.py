@@ -260,14 +260,16 @@ class Trace(Table):
 
 
 class Audit(Table):
-    """The audit log; `hash` is of the entry's leaf."""
+    """The audit log; `hash` is of the entry's leaf. What `proposal` repeats of the body finds."""
 
     __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_proposal_seq", "proposal", "seq"),)
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     at: Mapped[int]
     kind: Mapped[str]
     body: Mapped[Object]
     hash: Mapped[str] = mapped_column(unique=True)
+    proposal: Mapped[str | None]
 
 
 class AuditNode(Table):

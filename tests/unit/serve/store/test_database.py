@@ -117,17 +117,23 @@ def test_only_a_file_or_postgresql_is_a_database(tmp_path: Path, url: str) -> No
     assert not (tmp_path / "state").exists()
 
 
-def test_a_trace_from_before_tenants_were_a_column_finds_its_own(tmp_path: Path) -> None:
+def test_what_became_a_column_is_filled_from_what_was_written_before(tmp_path: Path) -> None:
     with State.open(tmp_path) as state, state.transaction() as tx:
         tx.put_trace(TraceRow(request_id="req-1", at=1, record={"tenant": "acme"}))
         tx.put_trace(TraceRow(request_id="req-2", at=2, record={}))
+        tx.audit("proposal.filed", body={"proposal": "p-1"}, at=3)
+        tx.audit("policy.signed", body={"policy": "x"}, at=4)
     connection = sqlite3.connect(tmp_path / "cambium.db")
-    for name in ("ix_traces_tenant_at", "ix_traces_at", "ix_learn_steps_at"):
+    for name in ("ix_traces_tenant_at", "ix_traces_at", "ix_learn_steps_at",
+                 "ix_audit_proposal_seq"):  # fmt: skip
         connection.execute(f"DROP INDEX {name}")
     connection.execute("ALTER TABLE traces DROP COLUMN tenant")
+    connection.execute("ALTER TABLE audit DROP COLUMN proposal")
     connection.execute("UPDATE alembic_version SET version_num = '0005'")
     connection.commit()
     connection.close()
     with State.open(tmp_path) as state, state.read() as tx:
         found = {row.request_id: row.tenant for row in tx.newest_traces(limit=9)}
+        entries, total = tx.audit_of("p-1")
     assert found == {"req-1": "acme", "req-2": "default"}
+    assert ([e.kind for e in entries], total) == (["proposal.filed"], 1)

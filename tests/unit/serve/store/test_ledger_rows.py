@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import inspect
 
 from cambium.core.errors import AuditBroken, DataError, KeyUnknown, PolicyMissing
 from cambium.serve.errors import StateCorrupt
@@ -109,6 +110,16 @@ def test_the_log_and_what_it_tells_of_stand_or_fall_together(state: State) -> No
     with state.read() as view:
         assert view.state_version() == 1
         assert view.audit_entries() == [first]
+
+
+def test_a_proposal_finds_its_entries_without_reading_the_log(state: State) -> None:
+    with state.transaction() as tx:
+        for n in range(6):
+            tx.audit("look", body={"proposal": f"p-{n % 2}", "quotes": "p-0"}, at=n)
+        entries, total = tx.audit_of("p-0", limit=2)
+        indexed = [i["column_names"] for i in inspect(tx._connection).get_indexes("audit")]
+    assert ([e.seq for e in entries], total) == ([3, 5], 3)
+    assert ["proposal", "seq"] in indexed
 
 
 def root_of(entries: list[AuditEntry]) -> bytes:
