@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import threading
+import fcntl
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cambium.core.canonical import digest_bytes, is_digest
@@ -16,18 +18,19 @@ from cambium.serve.store.failures import known_errors
 
 _ALGORITHM = "sha256"
 _GRACE_S = 60.0
+# What an interrupted write left, where others may be writing.
+_PARTIAL_GRACE_S = 3600.0
 
 
 class BlobStore:
     """Files under `FOLDER/sha256/ab/<64 hex digits>`, each complete, durable and never rewritten.
 
-    A digest that `put` returned survives power loss. Safe for threads of one process.
+    A digest that `put` returned survives power loss. Safe for threads, and for processes that
+    share the folder. A file's time is when it was last put.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._put_at: dict[str, float] = {}
-        self._lock = threading.Lock()
 
     def put(self, data: bytes) -> str:
         """Returns the digest of `data`, which is on disk and fsynced when this returns.
@@ -38,11 +41,13 @@ class BlobStore:
         """
         digest = digest_bytes(data)
         path = self._path(digest)
-        with self._lock:
-            self._put_at[digest] = time.monotonic()
         with known_errors():
             make_durable_folder(path.parent)
-            if path.exists():
+            with self._door(fcntl.LOCK_SH):
+                is_there = path.exists()
+                if is_there:
+                    os.utime(path)  # no sweep takes it before the row that names it is written
+            if is_there:
                 self.get(digest)
                 fsync_folder(path.parent)  # its writer may not have come this far
             else:
@@ -92,29 +97,41 @@ class BlobStore:
     def delete_unreferenced(self, keep: set[str], *, grace_s: float = _GRACE_S) -> int:
         """Deletes every blob outside `keep` and returns how many.
 
-        Spares what this process put in the last `grace_s` seconds: the row that names it may
-        not be written yet.
+        Spares what was put in the last `grace_s` seconds, by any process: the row that names it
+        may not be written yet.
         """
-        with self._lock:
-            oldest = time.monotonic() - grace_s
-            self._put_at = {name: at for name, at in self._put_at.items() if at > oldest}
-            spared = keep | set(self._put_at)
-            gone = [digest for digest in self.digests() if digest not in spared]
-            for digest in gone:
-                self._path(digest).unlink(missing_ok=True)
-        for folder in {self._path(digest).parent for digest in gone}:
+        unnamed = [self._path(digest) for digest in self.digests() if digest not in keep]
+        if not unnamed:
+            return 0
+        with self._door(fcntl.LOCK_EX):
+            gone = _older(unnamed, grace_s)
+            for path in gone:
+                path.unlink(missing_ok=True)
+        for folder in {path.parent for path in gone}:
             fsync_folder(folder)
         return len(gone)
 
-    def delete_partial(self) -> int:
+    def delete_partial(self, *, is_alone: bool = True) -> int:
         """Deletes what interrupted writes left, and returns how many files.
 
-        Only for a process that has just opened the state: it would break a running `put`.
+        Only for a process that has just opened the state: it would break a running `put`. Where
+        others write too, only what is too old to be theirs.
         """
         partial = list(self._folder.glob(f"{_ALGORITHM}/??/{PARTIAL}*"))
+        partial = partial if is_alone else _older(partial, _PARTIAL_GRACE_S)
         for path in partial:
             path.unlink(missing_ok=True)
         return len(partial)
+
+    @contextmanager
+    def _door(self, how: int) -> Iterator[None]:
+        """Lets putters in together, and a sweep alone, whichever processes they are of."""
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _path(self, digest: str) -> Path:
         if not is_digest(digest):  # also what keeps every path inside the folder
@@ -123,3 +140,13 @@ class BlobStore:
             )
         name = digest.removeprefix(f"{_ALGORITHM}:")
         return self._folder / _ALGORITHM / name[:2] / name
+
+
+def _older(paths: list[Path], age_s: float) -> list[Path]:
+    """Returns the files that were last put longer ago; those that are gone meanwhile are not."""
+    oldest, found = time.time() - age_s, list[Path]()
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime <= oldest:
+                found.append(path)
+    return found

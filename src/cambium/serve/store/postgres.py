@@ -6,19 +6,21 @@ The driver, `psycopg`, comes with the extra `postgres` and is imported when such
 from __future__ import annotations
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import OperationalError
 
 from cambium.core.errors import ConfigError
-from cambium.serve.errors import StateLocked
 from cambium.serve.store.writing import MAX_CONNECTIONS, is_for_writing
 
-# Keys of advisory locks in the state's database: who writes, and which server it belongs to.
+# The key of the advisory lock in the state's database: who writes, of all processes.
 WRITER_LOCK = 0x63616D6269756D00
-OWNER_LOCK = 0x63616D6269756D01
-CLAIM_TIMEOUT_S = 2
-_LOCK_TIMEOUT = "55P03"
-_SETTINGS = "-c synchronous_commit=on -c lock_timeout=5s -c client_encoding=utf8"
-_CONNECT_TIMEOUT_S = 5
+_CONNECTING = {
+    "options": "-c synchronous_commit=on -c lock_timeout=5s -c client_encoding=utf8",
+    "connect_timeout": 5,
+    # A machine that is gone says nothing: who waits for it finds out in seconds.
+    "keepalives_idle": 2,
+    "keepalives_interval": 2,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 6000,
+}
 
 
 def open_postgres(url: URL) -> Engine:
@@ -34,7 +36,7 @@ def open_postgres(url: URL) -> Engine:
             pool_size=4,
             max_overflow=MAX_CONNECTIONS - 4,
             pool_pre_ping=True,
-            connect_args={"options": _SETTINGS, "connect_timeout": _CONNECT_TIMEOUT_S},
+            connect_args=_CONNECTING,
         )
     except ImportError as error:
         raise ConfigError(
@@ -44,32 +46,16 @@ def open_postgres(url: URL) -> Engine:
     return engine
 
 
-def claim(engine: Engine) -> Connection:
-    """Takes the database for one server, as long as the connection that comes back is open.
+def check_durable(connection: Connection) -> None:
+    """Refuses a database whose commits can be lost.
 
     Raises:
-        StateLocked: another server has it.
         ConfigError: what it commits is not on disk then.
     """
-    connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-    try:
-        for setting in ("fsync", "full_page_writes"):
-            if connection.exec_driver_sql(f"SHOW {setting}").scalar() != "on":
-                raise ConfigError(f"the database runs with {setting} off, so commits can be lost",
-                                  mend=f"set {setting} = on")  # fmt: skip
-        # The database may notice a moment late that the server before was killed.
-        connection.exec_driver_sql(f"SET lock_timeout = '{CLAIM_TIMEOUT_S}s'")
-        connection.exec_driver_sql(f"SELECT pg_advisory_lock({OWNER_LOCK})")
-    except OperationalError as error:
-        connection.close()
-        if getattr(error.orig, "sqlstate", None) != _LOCK_TIMEOUT:
-            raise
-        raise StateLocked("another server holds the database",
-                          mend="talk to that server, or stop it first") from error  # fmt: skip
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    for setting in ("fsync", "full_page_writes"):
+        if connection.exec_driver_sql(f"SHOW {setting}").scalar() != "on":
+            raise ConfigError(f"the database runs with {setting} off, so commits can be lost",
+                              mend=f"set {setting} = on")  # fmt: skip
 
 
 def _begin(connection: Connection) -> None:

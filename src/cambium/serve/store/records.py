@@ -27,6 +27,8 @@ class AdapterRecord:
         weights_blob: digest of `adapter_model.safetensors`; None once it has expired.
         optimizer_blob: digest of the optimizer's state; None before the first step.
         steps: optimizer steps taken so far.
+        owner: the process that teaches it, where several share the state; it counts while that
+            process lives.
     """
 
     name: str
@@ -43,6 +45,7 @@ class AdapterRecord:
     optimizer_blob: str | None = None
     steps: int = 0
     detail: dict[str, object] = field(default_factory=_nothing)
+    owner: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -137,6 +137,7 @@ class Adapter(Table):
     optimizer_blob: Mapped[str | None]
     steps: Mapped[int]
     detail: Mapped[Object]
+    owner: Mapped[str | None]
 
 
 class AdapterVersion(Table):
@@ -257,6 +258,23 @@ class Trace(Table):
     tenant: Mapped[str] = mapped_column(server_default="default")
     at: Mapped[int] = mapped_column(index=True)
     record: Mapped[Object]
+
+
+class Process(Table):
+    """Processes that share the state; who does not renew `seen_at` loses the row."""
+
+    __tablename__ = "processes"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    address: Mapped[str]
+    seen_at: Mapped[int]
+
+
+class Claim(Table):
+    """Work that one process does, for as long as it lives."""
+
+    __tablename__ = "claims"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    process: Mapped[str] = mapped_column(ForeignKey("processes.id", ondelete="CASCADE"))
 
 
 class Audit(Table):

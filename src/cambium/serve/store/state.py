@@ -1,7 +1,8 @@
 """The state folder: its lock, its database, its blobs.
 
 `DIR/lock`, `DIR/cambium.db` (SQLite: WAL, synchronous=FULL, foreign keys on) and `DIR/blobs`. With
-PostgreSQL the rows are there, `DIR/database.url` says where, and the rest stays in the folder.
+PostgreSQL the rows are there, `DIR/database.url` says where, the rest stays in the folder, and
+several processes may have both open at once.
 A transaction that has ended without an error survives `kill -9` and power loss.
 """
 
@@ -9,12 +10,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from cambium.core.errors import CambiumError, ConfigError
 from cambium.serve.errors import StateLocked
@@ -28,14 +28,15 @@ from cambium.serve.store.database import (
 from cambium.serve.store.durable import make_durable_folder
 from cambium.serve.store.failures import known_errors
 from cambium.serve.store.folder_lock import FolderLock
+from cambium.serve.store.membership import Membership
 from cambium.serve.store.moving import DATABASE_FILE, chosen_database, move, put_away, remember
-from cambium.serve.store.postgres import claim
+from cambium.serve.store.postgres import check_durable
 from cambium.serve.store.transaction import Transaction
 from cambium.serve.store.writing import for_writing
 
 
 class State:
-    """An open state folder; safe for threads, with one writer at a time.
+    """An open state folder; safe for threads and, on PostgreSQL, for processes: one writes.
 
     Open it with `State.open`, close it with `close` or by leaving a `with` block.
     """
@@ -46,18 +47,19 @@ class State:
         *,
         blobs: BlobStore,
         lock: FolderLock | None,
-        claimed: Connection | None = None,
     ) -> None:
         self.blobs = blobs
         self._engine = engine
         self._lock = lock
-        self._claimed = claimed
+        self._membership: Membership | None = None
         self._closed = False
         self._writing = threading.Lock()
         self._writer: int | None = None
 
     @classmethod
-    def open(cls, folder: Path, *, url: str | None = None, exclusive: bool = True) -> State:
+    def open(
+        cls, folder: Path, *, url: str | None = None, exclusive: bool = True, address: str = ""
+    ) -> State:
         """Opens a state folder, which is made if it is not there.
 
         Args:
@@ -66,10 +68,11 @@ class State:
                 for where the folder belongs: `DIR/cambium.db` at first.
             exclusive: False opens a state that is there, perhaps in another process's hands,
                 for reading only.
+            address: where this process can be asked, told to those who ask another one.
 
         Raises:
-            StateLocked: another process, named in the message, holds the folder, or another
-                server the database.
+            StateLocked: another process, named in the message, holds the folder, and the database
+                is not one to share.
             ConfigError: the folder or the URL cannot be used, or another version wrote it.
             StateCorrupt: the database is damaged.
             StorageFull: there is no room for the first files.
@@ -80,46 +83,86 @@ class State:
             if is_file and not Path(str(database.database)).is_file():
                 raise ConfigError(f"there is no state in {folder}", mend="start a server on it")
             return cls._opened(open_engine(database), folder=folder, lock=None)
+        engine = open_engine(database)
         with known_errors():
             try:
                 make_durable_folder(folder)
-                lock = FolderLock(folder / "lock")
+                # What the folder's own file holds is moved by one process alone.
+                shared = _can_share(engine) and not (folder / DATABASE_FILE).is_file()
+                lock = FolderLock(folder, shared=shared)
             except (PermissionError, FileExistsError, NotADirectoryError) as error:
                 raise ConfigError(
                     f"{folder} cannot hold a state ({error.strerror})", mend="name another folder"
                 ) from error
         try:
-            state = cls._opened(open_engine(database), folder=folder, lock=lock)
+            return cls._opened(engine, folder=folder, lock=lock, address=address)
         except BaseException:
             lock.release()
             raise
-        return state
 
     @classmethod
-    def _opened(cls, engine: Engine, *, folder: Path, lock: FolderLock | None) -> State:
+    def _opened(
+        cls, engine: Engine, *, folder: Path, lock: FolderLock | None, address: str = ""
+    ) -> State:
         state = cls(engine, blobs=BlobStore(folder / "blobs"), lock=lock)
         try:
             if lock is None:
                 with state._connection_for_reading() as connection:
                     require_current_schema(connection)
-            else:
-                with known_errors():
-                    state._claimed = claim(engine) if engine.dialect.name != "sqlite" else None
-                with state._connection_for_writing() as connection:
-                    fresh = not has_schema(connection)
-                    migrate(connection)
-                    elsewhere = engine.url.database != str(folder / DATABASE_FILE)
-                    if elsewhere:
-                        move(folder, connection, fresh=fresh)
-                        # Before the commit: a crash in between finds the file again.
-                        remember(folder, engine.url)
+                return state
+            with state._connection_for_writing() as connection:
+                if _can_share(engine):
+                    check_durable(connection)
+                fresh = not has_schema(connection)
+                migrate(connection)
+                elsewhere = engine.url.database != str(folder / DATABASE_FILE)
                 if elsewhere:
-                    put_away(folder)
-                state.blobs.delete_partial()
+                    move(folder, connection, fresh=fresh)
+                    # Before the commit: a crash in between finds the file again.
+                    remember(folder, engine.url)
+            if elsewhere:
+                put_away(folder)
+            if _can_share(engine):
+                lock.share()
+                with known_errors():
+                    state._membership = Membership(engine, address=address)
+            state.blobs.delete_partial(is_alone=not state.is_shared)
         except BaseException:
             state._dispose()
             raise
         return state
+
+    @property
+    def is_shared(self) -> bool:
+        """Returns whether other processes may have this state open too."""
+        return self._membership is not None
+
+    @property
+    def process(self) -> str | None:
+        """Returns this process's id among those that share the state; None of one that is alone.
+
+        Another one, once the process was taken for dead: nothing that it held is its own then.
+        """
+        return self._membership.id if self._membership else None
+
+    @property
+    def is_current(self) -> bool:
+        """Returns whether this process still counts among those that share the state."""
+        return self._membership is None or self._membership.is_current
+
+    @property
+    def num_taken_over(self) -> int:
+        """Returns how many dead processes this one has found; what they held is free."""
+        return self._membership.num_taken_over if self._membership else 0
+
+    def owns(self, process: str | None) -> bool:
+        """Returns whether what `process` holds is this process's, as far as it knows."""
+        return self._membership is None or (process == self.process and self.is_current)
+
+    def note_obeyed(self, obeyed: bool) -> None:
+        """Tells whoever ordered the kill from outside that it is in force here."""
+        if self._lock is not None:
+            self._lock.note(obeyed=obeyed)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -127,14 +170,17 @@ class State:
 
         Raises:
             StorageFull: the disk took no more; nothing was changed.
-            StateLocked: the state was opened for reading only, or another process is writing.
+            StateLocked: the state was opened for reading only, another process is writing, or
+                the others took this process for dead.
             DataError: a row contradicts a key or a reference.
             CambiumError: this thread is in a transaction already, or the state is closed.
         """
         if self._lock is None:
             raise StateLocked("the state is open for reading only", mend="ask the server to write")
         with self._connection_for_writing() as connection:
-            yield Transaction(connection, blobs=self.blobs)
+            tx = Transaction(connection, blobs=self.blobs)
+            self._check_membership(tx)
+            yield tx
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -181,7 +227,6 @@ class State:
             self._refuse_if_closed()
             self._writer = threading.get_ident()
             try:
-                self._check_claim()
                 with (
                     known_errors(),
                     self._engine.connect() as connection,
@@ -199,21 +244,20 @@ class State:
             view.rollback()
 
     def _dispose(self) -> None:
-        if self._claimed is not None:
-            with suppress(SQLAlchemyError):  # a database that is gone has let it go
-                self._claimed.close()
+        if self._membership is not None:
+            self._membership.close()
         self._engine.dispose()
 
-    def _check_claim(self) -> None:
-        """Refuses to write once another server may have taken the database."""
-        if self._claimed is None:
-            return
-        try:
-            self._claimed.exec_driver_sql("SELECT 1")
-        except SQLAlchemyError as error:
-            raise StateLocked("this server has lost its hold on the database",
-                              mend="start it again") from error  # fmt: skip
+    def _check_membership(self, tx: Transaction) -> None:
+        """Refuses to write once the others may have taken over what this process holds."""
+        if self._membership is not None and tx.find_process(self._membership.id) is None:
+            raise StateLocked("the other processes took this one for dead",
+                              mend="wait until it has joined them again")  # fmt: skip
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise CambiumError("the state is closed", mend="open it again")
+
+
+def _can_share(engine: Engine) -> bool:
+    return engine.dialect.name != "sqlite"

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from cambium.core.canonical import DIGEST
 from cambium.serve.store.adapter_rows import AdapterRows
 from cambium.serve.store.ledger_rows import LedgerRows
+from cambium.serve.store.process_rows import ProcessRows
 from cambium.serve.store.proposal_rows import ProposalRows
 from cambium.serve.store.schema import Adapter, AdapterVersion, Example, Proposal, Revision
 from cambium.serve.store.token_rows import TokenRows
@@ -24,7 +25,7 @@ _NAMING_BLOBS = (
 )
 
 
-class Transaction(AdapterRows, ProposalRows, LedgerRows, TokenRows, TraceRows):
+class Transaction(AdapterRows, ProposalRows, LedgerRows, TokenRows, TraceRows, ProcessRows):
     """What `State.transaction` and `State.read` give; not to be used after their end."""
 
     def blobs_named(self) -> set[str]:
