@@ -337,10 +337,10 @@ def test_lessons_that_wait_leave_the_other_calls_alone(server: Server) -> None:
 
 def test_the_first_lesson_finds_the_server_warm(server: Server) -> None:
     adapters = server.runtime.adapters
-    known = dict(adapters._preferences)
+    known = dict(adapters.monitors.known)
     assert known  # of the bare base, before anybody asked
     adapters.warm_up()
-    assert adapters._preferences == known
+    assert adapters.monitors.known == known
 
 
 def test_a_warm_up_that_fails_is_nobodys_error(

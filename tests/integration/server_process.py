@@ -1,6 +1,6 @@
 """Servers that can be killed, without a fresh interpreter each: the child of `test_server_crash`.
 
-`server_process.py STATE BASE PORT`: forks a server for every line on standard input and says
+`server_process.py STATE BASE PORT [DB]`: forks a server for every line on standard input and says
 `pid N` when it has, then `ended STATUS` when that server has ended, however it did.
 """
 
@@ -17,10 +17,12 @@ from cambium.serve.app import create_app
 from cambium.serve.config import ServerConfig
 
 
-def serve(state: Path, base: str, listener: socket.socket) -> None:
+def serve(state: Path, base: str, listener: socket.socket, db: str | None) -> None:
     """Serves on a socket that listens already, so that callers can connect at once."""
     config = ServerConfig(
         state=state,
+        db=db,
+        port=listener.getsockname()[1],
         model=base,
         num_rows=4,
         num_replay_anchors=4,
@@ -41,7 +43,7 @@ def main() -> None:
         listener.listen(128)
         pid = os.fork()
         if pid == 0:
-            serve(state, base, listener)
+            serve(state, base, listener, sys.argv[4] if len(sys.argv) > 4 else None)
             os._exit(0)
         listener.close()
         os.write(1, f"pid {pid}\n".encode())

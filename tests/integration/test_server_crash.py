@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.killable import Killable, killable_servers
 from tests.serving import FACTS, PORT, TREES, WAIT_S, People, tiny_base
 
 from cambium.core.nouns import Action, SignedAct
@@ -25,53 +21,16 @@ from cambium.trust.acts import sign_act, signature_to_json
 from cambium.trust.audit import AuditEntry, Checkpoint, verify_log
 from cambium.trust.keys import PublicKey
 
-SCRIPT = Path(__file__).with_name("server_process.py")
 NUM_KILLS = 10
 # However slow the machine, something was proposed before this kill; its worker has a seed for it.
 PROPOSED_BY = 4
 MERGE_KILLS_AFTER_S = (0.0, 0.004, 0.015)
 
 
-@dataclass(kw_only=True)
-class Killable:
-    """The parent of the servers, and the address they all have."""
-
-    process: subprocess.Popen[str]
-    port: int
-    pid: int = 0
-
-    def start(self) -> httpx.Client:
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        self.pid = int(self.process.stdout.readline().removeprefix("pid "))
-        http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60, trust_env=False)
-        assert http.get("/readyz").status_code == 200
-        return http
-
-    def kill(self) -> None:
-        assert self.process.stdout
-        os.kill(self.pid, signal.SIGKILL)
-        self.pid = 0
-        assert self.process.stdout.readline() == f"ended {int(signal.SIGKILL)}\n"
-
-
 @pytest.fixture
 def killable(tmp_path: Path) -> Iterator[Killable]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    base = tiny_base(tmp_path / "base")
-    command = [sys.executable, str(SCRIPT), str(tmp_path / "state"), str(base), str(port)]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    with process:
-        found = Killable(process=process, port=port)
+    with killable_servers(tmp_path / "state", tiny_base(tmp_path / "base")) as found:
         yield found
-        if found.pid:
-            found.kill()
-        process.kill()
 
 
 @dataclass(kw_only=True)

@@ -18,6 +18,7 @@ from cambium.cli.signing import signed_body
 from cambium.core.nouns import Action
 
 if TYPE_CHECKING:
+    from cambium.serve.store.folder_lock import Holder
     from cambium.serve.store.state import State as Store
 
 OBEYS_IN_S = 1.0
@@ -78,7 +79,7 @@ def _signed(key: Path, standing: dict[str, Any]) -> dict[str, object]:
 def _kill_folder(folder: Path, keys: list[Path], reason: str) -> str:
     """Writes the order beside the state and sees that it is obeyed; returns by whom."""
     from cambium.serve.kill_switch import KILL_FILE, write_kill_file
-    from cambium.serve.store.folder_lock import lock_holder
+    from cambium.serve.store.folder_lock import lock_holders
     from cambium.serve.store.state import State
     from cambium.trust.acts import signature_from_json
 
@@ -90,23 +91,30 @@ def _kill_folder(folder: Path, keys: list[Path], reason: str) -> str:
             line = "none of these keys may kill"
             raise CommandFailed(f"{line}: use an approver's or an operator's", status=NO)
         write_kill_file(folder / KILL_FILE, reason, signed)
-        holder = lock_holder(folder / "lock")
-        if holder is None:
-            return "for the next start, no server runs on this state"
-        deadline = time.monotonic() + OBEYS_IN_S
-        while time.monotonic() < deadline:
-            if _is_recorded(store):
-                return f"by the server, process {holder}"
-            time.sleep(_STEP_S)
-    os.kill(holder, signal.SIGKILL)
+    holders = lock_holders(folder)
+    if not holders:
+        return "for the next start, no server runs on this state"
+    deadline = time.monotonic() + OBEYS_IN_S
+    while time.monotonic() < deadline:
+        if all(holder.obeyed for holder in lock_holders(folder)):
+            return f"by the server, process {_pids(holders)}"
+        time.sleep(_STEP_S)
+    hung = {holder.pid for holder in lock_holders(folder) if not holder.obeyed}
+    for pid in hung:
+        os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + DIES_IN_S
-    while lock_holder(folder / "lock") == holder:
+    while left := [holder for holder in lock_holders(folder) if holder.pid in hung]:
         if time.monotonic() > deadline:
             raise CommandFailed(
-                f"process {holder} does not die: cut the machine off", status=BROKEN
+                f"process {_pids(left)} does not die: cut the machine off", status=BROKEN
             )
         time.sleep(_STEP_S)
-    return f"process {holder} did not obey within {OBEYS_IN_S:g} s and was ended"
+    ended = ", ".join(map(str, sorted(hung)))
+    return f"process {ended} did not obey within {OBEYS_IN_S:g} s and was ended"
+
+
+def _pids(holders: list[Holder]) -> str:
+    return ", ".join(str(holder.pid) for holder in holders)
 
 
 def _standing(store: Store) -> dict[str, Any]:
@@ -128,14 +136,3 @@ def _standing(store: Store) -> dict[str, Any]:
         "target": revisions[-1].digest,
         "people": people,
     }
-
-
-def _is_recorded(store: Store) -> bool:
-    from cambium.core.errors import CambiumError
-    from cambium.serve.kill_switch import KILL_META
-
-    try:
-        with store.read() as tx:
-            return tx.get_meta(KILL_META) is not None
-    except CambiumError:  # a state that cannot be read is a server that did not obey
-        return False

@@ -56,12 +56,14 @@ class Answering:
             ModelNotFound, DomainNotFound: nothing answers to it; never the base instead.
             AdapterExpired, AdapterQuarantined: it did once.
             SystemKilled: nothing answers, or only the bare base.
+            NotCurrent: only the base is known to be what it was.
         """
         bank, kill = self.runtime.bank, self.runtime.kill
         if model != "base" or not kill.serves_base:
             kill.check()
         if model == "base":
             return Answerer(model=model, adapter="base", adapters=(), revision=bank.revision.number)
+        self.runtime.deciding.check()
         if model == "stable":
             return self._stable(bank, caller, domain, text)
         try:
@@ -77,6 +79,7 @@ class Answering:
 
         Raises:
             DataError: code `learn_unavailable`: the policy forbids it, or no live adapter answers.
+            AdapterElsewhere: another process teaches that adapter.
         """
         name = answerer.adapter.partition("@")[0]
         live = answerer.adapter == f"{name}@{self.runtime.adapters.current_digest(name)}"
@@ -88,6 +91,7 @@ class Answering:
                 f"{answerer.adapter[:100]} is no ephemeral adapter, and nothing else may learn",
                 mend="ask one for the answer, see POST /adapters/ephemeral",
             )
+        self.runtime.adapters.get_own(name)
         # Said first: the learner may be done before this thread goes on.
         self.tell(request_id, {"state": "offered"})
         if not traffic.offer(name, text, request_id):

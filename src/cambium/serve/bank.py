@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -80,6 +81,17 @@ def load_bank(revision: Revision, state: State, base: BaseModel) -> Bank:
         adapters[entry.domain] = ServedAdapter(ref=entry.adapter, lora=from_bytes(data, base.sites))
         routers[entry.domain] = RouterIndex.from_bytes(state.blobs.get(entry.router_digest))
     return Bank(revision=revision, adapters=adapters, routers=routers)
+
+
+def parent_of(record: AdapterRecord, state: State, base: BaseModel) -> tuple[Lora, ...]:
+    """Returns the adapter of the revision that this one was started from, if it has one."""
+    with state.read() as tx:
+        manifest: dict[str, Any] = tx.get_revision(record.parent_revision).manifest
+        entry = manifest["bank"].get(record.domain)
+        if entry is None:
+            return ()
+        version = tx.get_version(entry["adapter"], entry["digest"])
+    return (from_bytes(stored_bytes(state, version), base.sites),)
 
 
 def stored_bytes(state: State, record: AdapterRecord | VersionRecord) -> AdapterBytes:

@@ -19,6 +19,7 @@ from cambium.models.encoder import Encoder
 from cambium.models.engine import Engine
 from cambium.models.lora import Lora
 from cambium.serve.checking import Checker
+from cambium.serve.following import Following
 from cambium.serve.proposal_records import Filed, to_row
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
@@ -45,7 +46,7 @@ class Describer:
     engine: Engine
     encoder: Encoder
     num_prompts: int
-    lock: threading.RLock
+    deciding: Following
     _failed: dict[str, str] = field(default_factory=lambda: {})  # by what was to be compared
 
     def found(self, filed: Filed) -> dict[str, Any]:
@@ -92,8 +93,8 @@ class Describer:
 
     def _keep(self, filed: Filed, record: dict[str, Any]) -> None:
         blob = self.proposals.state.blobs.put(json.dumps(record).encode())
-        with self.lock, self.proposals.state.transaction() as tx:
-            self.proposals.kill.check()
+        with self.deciding.transaction() as tx:
+            self.proposals.kill.check_recorded(tx)
             now = self.proposals.get(filed.proposal.id)
             tx.put_proposal(to_row(replace(now, behaviour_blob=blob), at=self.proposals.now_ms()))
 

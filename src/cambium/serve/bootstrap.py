@@ -57,19 +57,18 @@ def server_identity(folder: Path, state: State) -> Identity:
             would not vouch for the revisions and the log that the first one signed.
     """
     path = folder / SERVER_KEY
-    with state.read() as tx:
+    with state.transaction() as tx:  # so that of several first starts one makes the key
         enrolled = {row.key_id for row in tx.list_keys(role="server")}
-    if not path.exists() and not enrolled:
-        save_key(generate_key(), path)
-    if not path.exists():
-        raise ConfigError(f"the server's key {path} is gone", mend="restore it from a backup")
-    key = load_key(path)
-    public = key.public_key
-    if enrolled and public.key_id not in enrolled:
-        raise ConfigError(f"{path} is not the key that this state was made with",
-                          mend="restore it from a backup")  # fmt: skip
-    if not enrolled:
-        with state.transaction() as tx:
+        if not path.exists() and not enrolled:
+            save_key(generate_key(), path)
+        if not path.exists():
+            raise ConfigError(f"the server's key {path} is gone", mend="restore it from a backup")
+        key = load_key(path)
+        public = key.public_key
+        if enrolled and public.key_id not in enrolled:
+            raise ConfigError(f"{path} is not the key that this state was made with",
+                              mend="restore it from a backup")  # fmt: skip
+        if not enrolled:
             now = _now_ms()
             tx.put_key(KeyRow(key_id=public.key_id, name="server", role="server",
                               public=public.raw, enrolled_at=now))  # fmt: skip
@@ -170,14 +169,29 @@ def policy_in_force(config: ServerConfig, state: State) -> Policy | None:
         TrustError: the stored policy does not verify.
     """
     with state.read() as tx:
-        row = tx.active_policy()
-        root = tx.get_meta(ROOT_META)
-    if row is None or root is None:
-        if config.policy is not None:
+        policy, row = stored_policy(tx), tx.active_policy()
+    if config.policy is not None:
+        if policy is None or row is None:
             raise ConfigError(
                 "this state has no signed policy yet",
                 mend="run `cambium init --state DIR --policy FILE --key ROOT`",
             )
+        wanted = digest_bytes(config.policy.read_bytes())
+        if wanted != digest_bytes(row.toml.encode()):
+            raise ConfigError(f"{config.policy} is not the policy in force",
+                              mend="leave --policy out, or start on another state")  # fmt: skip
+    return policy
+
+
+def stored_policy(tx: Transaction) -> Policy | None:
+    """Returns the policy that a state holds, its signature verified; None on a bare state.
+
+    Raises:
+        TrustError: it does not verify.
+    """
+    row = tx.active_policy()
+    root = tx.get_meta(ROOT_META)
+    if row is None or root is None:
         return None
     signed = SignedPolicy(toml=row.toml.encode(), signature=signature_from_json(row.signature))
     policy = verify_policy(signed, PublicKey(raw=root))
@@ -185,11 +199,6 @@ def policy_in_force(config: ServerConfig, state: State) -> Policy | None:
         raise PolicyInvalid(
             "the stored policy is not the one that was signed", mend="restore a backup"
         )
-    if config.policy is not None:
-        wanted = digest_bytes(config.policy.read_bytes())
-        if wanted != digest_bytes(signed.toml):
-            raise ConfigError(f"{config.policy} is not the policy in force",
-                              mend="leave --policy out, or start on another state")  # fmt: skip
     return policy
 
 

@@ -123,6 +123,19 @@ def check_adapter(config: LoraConfig, *, ttl_s: int, bounds: LearningBudget) -> 
         raise DataError("target_modules is empty", mend="leave it out for all linear modules")
 
 
+def check_room(num_live: int, *, bounds: LearningBudget) -> None:
+    """Refuses another ephemeral adapter of a tenant that has as many as it may.
+
+    Raises:
+        BudgetExceeded: it has.
+    """
+    if num_live >= bounds.max_live_adapters:
+        raise BudgetExceeded(
+            f"{num_live} ephemeral adapters are alive, as many as the policy allows",
+            mend="delete one or wait for one to expire",
+        )
+
+
 def check_result(
     name: str, result: LearnResult, *, weight_norms: Mapping[str, float], bounds: LearningBudget
 ) -> None:

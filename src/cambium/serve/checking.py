@@ -27,6 +27,7 @@ from cambium.models.lora import LoraConfig
 from cambium.serve.bank import Bank
 from cambium.serve.consolidation import Consolidator, Inputs, take_look
 from cambium.serve.errors import BudgetExceeded, StorageFull
+from cambium.serve.following import Following
 from cambium.serve.proposal_records import Filed, to_row
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
@@ -56,7 +57,7 @@ class Overtaken(Exception):
 class Checker:
     """Carries one proposal at a time through consolidation and its looks.
 
-    The work takes minutes and holds no lock; its outcome is written under `lock`, and only if
+    The work takes minutes and holds no lock; its outcome is written as a decision, and only if
     the proposal still stands where it stood when the work began.
     """
 
@@ -66,7 +67,7 @@ class Checker:
         *,
         published: Published,
         consolidator: Consolidator,
-        lock: threading.RLock,
+        deciding: Following,
         count: Callable[[str, str], None],
     ) -> None:
         """Takes the parts of the server; `count` is told each gate's name and verdict."""
@@ -74,7 +75,7 @@ class Checker:
         self._count = count
         self._published = published
         self._consolidator = consolidator
-        self._lock = lock
+        self._deciding = deciding
         self._progress: dict[str, Progress] = {}
 
     def progress(self, proposal_id: str) -> Progress:
@@ -134,13 +135,13 @@ class Checker:
 
     def as_it_stands(self, proposal_id: str) -> tuple[Filed, Bank]:
         """Returns a proposal and the bank that is served, of one moment."""
-        with self._lock:  # a release writes the new parent and serves the new bank as one
+        with self._deciding:  # a release writes the new parent and serves the new bank as one
             return self._proposals.get(proposal_id), self._published.bank
 
     @contextmanager
     def _unless_overtaken(self, before: Filed) -> Iterator[tuple[Filed, Transaction]]:
         """Gives the proposal as it now is and a transaction to move it in."""
-        with self._lock, self._proposals.state.transaction() as tx:
+        with self._deciding.transaction() as tx:
             now = self._proposals.get(before.proposal.id)
             if _standing(now.proposal) != _standing(before.proposal):
                 raise Overtaken(before.proposal.id)
@@ -323,7 +324,7 @@ class Checker:
         return [parse_example(json.loads(blobs.get(e["blob"]))) for e in examples]
 
     def _fail(self, proposal_id: str, why: str) -> None:
-        with self._lock, self._proposals.state.transaction() as tx:
+        with self._deciding.transaction() as tx:
             filed = self._proposals.get(proposal_id)
             if filed.proposal.state not in FINAL:
                 self._proposals.move(filed, Broke(reason=why), tx, kind="proposal.failed")

@@ -48,6 +48,12 @@ class ServerConfig:
     num_threads: int | None = None
     in_process: bool = False
 
+    @property
+    def address(self) -> str:
+        """Returns where this server can be asked; nothing for one without a socket."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return "" if self.in_process else f"http://{host}:{self.port}"
+
     def check(self, *, has_tokens: bool) -> None:
         """Refuses to listen beyond this machine without tokens to tell callers apart.
 

@@ -228,7 +228,7 @@ class DriftTracker:
 
     def _keep(self, step: MergeStep, drift: RevisionDrift) -> None:
         with self.proposals.state.transaction() as tx:
-            self.proposals.kill.check()
+            self.proposals.kill.check_recorded(tx)
             tx.set_meta(f"{DRIFT_META}{step.revision.digest}", value=json.dumps(drift.to_json()))
 
 

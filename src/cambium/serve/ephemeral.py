@@ -6,23 +6,27 @@ import logging
 import threading
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from cambium.core.errors import CambiumError, IllegalTransition
 from cambium.core.nouns import DEFAULT_TENANT, AdapterState, tenant_of
-from cambium.evals.alignment_pairs import AlignmentMonitor, parent_preferences
-from cambium.learn.examples import Window
+from cambium.evals.alignment_pairs import AlignmentMonitor
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.manifest import manifest
 from cambium.learn.replay_buffer import ReplayBuffer
 from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.training_model import TrainingModel
-from cambium.serve.bank import Bank, stored_bytes
-from cambium.serve.bounds import LearnCall, check_adapter, check_call, check_result
-from cambium.serve.errors import AdapterExpired, AdapterQuarantined, BudgetExceeded
+from cambium.serve.bank import Bank, parent_of, stored_bytes
+from cambium.serve.bounds import LearnCall, check_adapter, check_call, check_result, check_room
+from cambium.serve.errors import (
+    AdapterElsewhere,
+    AdapterExpired,
+    AdapterQuarantined,
+    BudgetExceeded,
+)
 from cambium.serve.learning_queue import LearningQueue
 from cambium.serve.lessons import (
     Taken,
@@ -30,19 +34,18 @@ from cambium.serve.lessons import (
     keep_examples,
     learn_record,
     monitors_view,
+    warm_up_lesson,
     windows_of,
 )
 from cambium.serve.rehearsing import Drawn, Rehearsing, copied
 from cambium.serve.rules import Rules
 from cambium.serve.spans import span
+from cambium.serve.step_monitors import StepMonitors
 from cambium.serve.store.records import AdapterRecord
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.policy import LearningBudget
 
-# Whose preferences are remembered, so that a new adapter's first step does not wait for them.
-MAX_PARENTS = 256
-WARM_UP_TOKENS = 64
 _log = logging.getLogger(__name__)
 
 
@@ -85,6 +88,9 @@ class EphemeralAdapters:
     What a call acknowledges is on disk before it returns: blobs first, then one transaction
     with the adapter's row, the learning record, the consented examples and the log entry. An
     adapter whose time is over answers and learns no more, whether or not that is on disk yet.
+
+    Where several processes share the state, an adapter is taught by one of them, its owner, and
+    answers in all as it now is. Whoever is asked to teach it when its owner is gone is the next.
     """
 
     def __init__(
@@ -106,8 +112,7 @@ class EphemeralAdapters:
         self._around = around
         self._now_ms = around.now_ms
         self._live: dict[str, LiveAdapter] = {}
-        self._preferences: dict[tuple[int, str | None], tuple[float, ...]] = {}
-        self._asking = threading.Lock()
+        self.monitors = StepMonitors(model, rules=rules)
         # Whoever puts into or takes out of `_live` holds this from reading the row on, so that
         # an adapter that has ended meanwhile cannot come back.
         self._lock = threading.Lock()
@@ -152,6 +157,7 @@ class EphemeralAdapters:
             created_at=now,
             expires_at=now + ttl_s * 1000,
             weights_blob=None,
+            owner=self._state.process,
         )
         with self._lock:
             self._around.check_alive()
@@ -176,11 +182,11 @@ class EphemeralAdapters:
 
         Raises:
             DataError, TooLarge, LossUnavailable, BudgetExceeded, AdapterNotFound,
-            AdapterExpired, AdapterQuarantined, StorageFull: nothing was changed.
+            AdapterExpired, AdapterQuarantined, AdapterElsewhere, StorageFull: nothing was changed.
         """
         check_call(call, self.bounds)
-        with self.get_live(name).busy:
-            live = self.get_live(name)  # as whoever was busy before has left it
+        with self.get_own(name).busy:
+            live = self.get_own(name)  # as whoever was busy before has left it
             before = live.record
             if before.steps + call.steps > self.bounds.max_total_steps_per_adapter:
                 raise BudgetExceeded(
@@ -195,14 +201,14 @@ class EphemeralAdapters:
             return before, after, taken.result
 
     def get_live(self, name: str) -> LiveAdapter:
-        """Returns a live adapter, loading it from the state if it is not in memory.
+        """Returns a live adapter as it now is, loading it if what is in memory may be older.
 
         Raises:
             AdapterNotFound, AdapterExpired, AdapterQuarantined: it cannot answer or learn.
             StateCorrupt, DigestMismatch: its stored bytes are not what its digest names.
         """
         live = self._live.get(name)
-        if live is not None and not self._is_over(live.record):
+        if live is not None and self._is_mine(live.record) and not self._is_over(live.record):
             self._check_domain(live.record)
             return live
         with self._lock:
@@ -215,15 +221,45 @@ class EphemeralAdapters:
                     f"adapter {name!r} failed its alignment check and is quarantined",
                     mend=f"see GET /adapters/{name}",
                 )
-            if name not in self._live:
+            live = self._live.get(name)
+            if live is None or live.record != record:
                 lora = from_bytes(stored_bytes(self._state, record), self.base.sites)
-                self._live[name] = self._loaded(record, lora, self.parent_of(record))
-            return self._live[name]
+                parent = parent_of(record, self._state, self.base)
+                live = self._live[name] = self._loaded(record, lora, parent)
+            return live
+
+    def get_own(self, name: str) -> LiveAdapter:
+        """Returns a live adapter that this process teaches.
+
+        One that no living process teaches is this one's from now on.
+
+        Raises:
+            AdapterElsewhere: another process teaches it.
+            AdapterNotFound, AdapterExpired, AdapterQuarantined: as `get_live`.
+        """
+        live = self.get_live(name)
+        if not self._is_mine(live.record):
+            with self._lock, self._state.transaction() as tx:
+                record = tx.get_adapter(name)
+                address = None if self._is_mine(record) else tx.find_process(record.owner)
+                if address is not None:
+                    raise AdapterElsewhere(
+                        f"adapter {name!r} learns in another process of this state",
+                        mend=f"ask {address}" if address else "wait until it is done",
+                        detail={"address": address},
+                    )
+                tx.put_adapter(replace(record, owner=self._state.process))
+            live = self.get_live(name)
+        return live
+
+    def _is_mine(self, record: AdapterRecord) -> bool:
+        """Returns whether nobody else can have changed the adapter since it was read."""
+        return self._state.owns(record.owner)
 
     def current_digest(self, name: str) -> str | None:
         """Returns the digest that the ephemeral adapter of this name has now, if there is one."""
         live = self._live.get(name)
-        if live is not None:
+        if live is not None and self._is_mine(live.record):
             return live.record.digest
         with self._state.read() as tx:
             record = tx.find_adapter(name)
@@ -248,6 +284,7 @@ class EphemeralAdapters:
 
         Raises:
             AdapterNotFound: no adapter has this name.
+            AdapterElsewhere: another process teaches it.
             IllegalTransition: it has ended already.
         """
         record = self.get(name)
@@ -256,7 +293,7 @@ class EphemeralAdapters:
                 f"adapter {name!r} is {record.state}",
                 mend="delete a live adapter; what is merged goes by rollback",
             )
-        return self._end(name, "adapter.deleted")
+        return self._end(self.get_own(name).record.name, "adapter.deleted")
 
     def replay_view(self, name: str) -> dict[str, int] | None:
         """Returns how much a live adapter goes through again; None for any other."""
@@ -277,11 +314,12 @@ class EphemeralAdapters:
 
         Raises:
             AdapterNotFound: no adapter has this name.
+            AdapterElsewhere: another process teaches it.
         """
         record = self.get(name)
         # A lesson under way would write back what it drew.
         alive = record.state is AdapterState.EPHEMERAL
-        with self.get_live(name).busy if alive else nullcontext(), self._lock:
+        with self.get_own(name).busy if alive else nullcontext(), self._lock:
             with self._state.transaction() as tx:
                 gone = tx.delete_examples(name, source=source)
                 tx.audit("adapter.consent_withdrawn", at=self._now_ms(), body={
@@ -314,7 +352,14 @@ class EphemeralAdapters:
             due = [a.name for a in tx.list_adapters() if a.weights_blob and self._is_over(a)]
         for name in due:
             self._end(name, "adapter.expired")
+        self.forget_ended()
         return len(due)
+
+    def forget_ended(self) -> None:
+        """Lets go of adapters in memory that another process has ended."""
+        with self._lock:
+            alive = {a.name for a in self.list() if a.state is AdapterState.EPHEMERAL}
+            self._live = {name: live for name, live in self._live.items() if name in alive}
 
     def _check_domain(self, record: AdapterRecord) -> None:
         """Refuses an adapter on top of a domain that belongs to another tenant by now."""
@@ -328,7 +373,7 @@ class EphemeralAdapters:
 
     def _as_of_now(self, record: AdapterRecord) -> AdapterRecord:
         if record.state is AdapterState.EPHEMERAL and self._is_over(record):
-            return _ended(record)
+            return record.ended()
         return record
 
     def _end(self, name: str, why: str) -> AdapterRecord:
@@ -337,7 +382,7 @@ class EphemeralAdapters:
                 record = tx.get_adapter(name)
                 if record.weights_blob is None:
                     return record  # another thread was first
-                ended = _ended(record)
+                ended = record.ended()
                 tx.put_adapter(ended)
                 tx.delete_examples(name)
                 tx.audit(why, body={"name": name, "digest": record.digest}, at=self._now_ms())
@@ -352,11 +397,7 @@ class EphemeralAdapters:
             for a in map(self._as_of_now, tx.list_adapters(tenant=tenant_of(name)))
             if a.state is AdapterState.EPHEMERAL
         ]
-        if len(live) >= self.bounds.max_live_adapters:
-            raise BudgetExceeded(
-                f"{len(live)} ephemeral adapters are alive, as many as the policy allows",
-                mend="delete one or wait for one to expire",
-            )
+        check_room(len(live), bounds=self.bounds)
 
     def _take_steps(self, live: LiveAdapter, call: LearnCall) -> Taken:
         """Returns the taught adapter; the live one answers as before until it is persisted."""
@@ -364,7 +405,7 @@ class EphemeralAdapters:
         windows = windows_of(self.base, call.examples, loss=call.loss)
         if live.monitor is None:
             record = live.record
-            live.monitor = self._monitor(record.parent_revision, record.domain, live.parent)
+            live.monitor = self.monitors.make(record.parent_revision, record.domain, live.parent)
         config = LearnConfig(steps=call.steps, seed=record.steps, loss=call.loss)
         if call.lr is not None:
             config = replace(config, lr=call.lr)
@@ -398,40 +439,11 @@ class EphemeralAdapters:
         Nothing comes of it. A base that cannot learn says so to whoever teaches it.
         """
         self.rehearsing.warm_up()
-        text = Window(tokens=tuple(range(min(WARM_UP_TOKENS, self.base.context))))
         try:
-            lesson = Lesson(
-                learner=Learner(lora=fresh_lora(LoraConfig(), self.base.sites, seed=0)),
-                windows=[text],
-                config=LearnConfig(steps=1),
-                monitor=self._monitor(self._around.bank.revision.number, None, ()),
-            )
-            self._queue.learn(lesson, tenant=DEFAULT_TENANT)
+            monitor = self.monitors.make(self._around.bank.revision.number, None, ())
+            self._queue.learn(warm_up_lesson(self.base, monitor), tenant=DEFAULT_TENANT)
         except CambiumError as error:
             _log.info("no warm-up: %s", error)
-
-    def _monitor(
-        self, revision: int, domain: str | None, parent: tuple[Lora, ...]
-    ) -> AlignmentMonitor:
-        key = (revision, domain)
-        with self._asking:
-            before = self._preferences.get(key)
-            if before is None:
-                if len(self._preferences) >= MAX_PARENTS:
-                    self._preferences.clear()
-                before = self._preferences[key] = parent_preferences(self.model, parent)
-        margin = self.bounds.monitor_margin_nats
-        return AlignmentMonitor(self.base, before, margin=margin)
-
-    def parent_of(self, record: AdapterRecord) -> tuple[Lora, ...]:
-        """Returns the adapter of the revision that this one was started from, if it has one."""
-        with self._state.read() as tx:
-            manifest: dict[str, Any] = tx.get_revision(record.parent_revision).manifest
-            entry = manifest["bank"].get(record.domain)
-            if entry is None:
-                return ()
-            version = tx.get_version(entry["adapter"], entry["digest"])
-        return (from_bytes(stored_bytes(self._state, version), self.base.sites),)
 
     def _persist(self, live: LiveAdapter, call: LearnCall, taken: Taken) -> AdapterRecord:
         now, before, result = self._now_ms(), live.record, taken.result
@@ -486,9 +498,3 @@ class EphemeralAdapters:
 def _with_weights(record: AdapterRecord, data: AdapterBytes, blob: str) -> AdapterRecord:
     config = data.config.decode()
     return replace(record, digest=data.digest, config_json=config, weights_blob=blob)
-
-
-def _ended(record: AdapterRecord) -> AdapterRecord:
-    quarantined = record.state is AdapterState.QUARANTINED
-    state = AdapterState.QUARANTINED if quarantined else AdapterState.EXPIRED
-    return replace(record, state=state, weights_blob=None, optimizer_blob=None)

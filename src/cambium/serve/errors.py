@@ -45,6 +45,14 @@ class AdapterExpired(CambiumError, code="adapter_expired"):
     """An ephemeral adapter past its time to live."""
 
 
+class AdapterElsewhere(CambiumError, code="adapter_elsewhere"):
+    """Another process of this state teaches the adapter; `detail["address"]` says which."""
+
+
+class NotCurrent(CambiumError, code="not_current"):
+    """This process may have been overtaken by others of its state, or cannot verify them."""
+
+
 class AdapterQuarantined(CambiumError, code="adapter_quarantined"):
     """An adapter that failed its alignment check; it stays out for good."""
 

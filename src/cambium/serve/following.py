@@ -51,9 +51,12 @@ class Following:
         self._process = state.process
         self._followed_at = time.monotonic()
         self._why = ""
-        # Told, from the thread that follows, of what somebody else did.
-        self.on_policy: Callable[[], None] = lambda: None
-        self.on_taken_over: Callable[[], None] = lambda: None
+        # Told, from the thread that follows, that something was decided, that a new policy is in
+        # force, and that nobody may be doing some work any more.
+        self.on_act: Callable[[], object] = lambda: None
+        self.on_policy: Callable[[], object] = lambda: None
+        self.on_unattended: Callable[[], object] = lambda: None
+        self._told_of = rules.policy
         self._num_taken_over = state.num_taken_over
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -61,6 +64,7 @@ class Following:
     def start(self) -> None:
         """Begins to look at what others do, where there can be others."""
         if self._state.is_shared:
+            self.follow()  # opening took a while
             self._thread = threading.Thread(target=self._run, name="following", daemon=True)
             self._thread.start()
 
@@ -108,22 +112,30 @@ class Following:
 
     def follow(self) -> None:
         """Looks once, and reads again whatever has changed."""
-        began, process = time.monotonic(), self._state.process
-        before = self._rules.policy
+        began, process, failed = time.monotonic(), self._state.process, bool(self._why)
+        with self._state.read() as tx:  # without the lock: a decision may wait for other writers
+            is_old = failed or tx.state_version() != self._version
+        if is_old or process != self._process:
+            self._read_again(from_scratch=process != self._process)
+            self.on_act()
+        came_back = process != self._process or (failed and not self._why)
+        self._process, self._followed_at = process, began
+        if self._rules.policy is not self._told_of:
+            self._told_of = self._rules.policy
+            self.on_policy()
+        taken_over = self._state.num_taken_over
+        if came_back or taken_over != self._num_taken_over:
+            self._num_taken_over = taken_over
+            self.on_unattended()
+
+    def _read_again(self, *, from_scratch: bool) -> None:
         with self._lock, self._state.read() as tx:
-            if process != self._process:
+            if from_scratch:
                 self._version = None  # it was taken for dead: nothing in memory counts
             try:
                 self._catch_up(tx)
             except NotCurrent as error:
                 _log.error("%s", error.one_line())
-        self._process, self._followed_at = process, began
-        if self._rules.policy is not before:
-            self.on_policy()
-        taken_over = self._state.num_taken_over
-        if taken_over != self._num_taken_over:
-            self._num_taken_over = taken_over
-            self.on_taken_over()
 
     def _run(self) -> None:
         while not self._stop.wait(PERIOD_S):
@@ -132,7 +144,7 @@ class Following:
             except CambiumError as error:
                 self._why = error.one_line()
                 _log.warning("not following: %s", self._why)
-            except Exception as error:  # whatever happens, it goes on looking
+            except Exception as error:  # noqa: BLE001 - whatever happens, it goes on looking
                 self._why = f"{type(error).__name__}: {error}"
                 _log.exception("not following")
 
@@ -147,6 +159,6 @@ class Following:
             self._why = error.one_line()
             raise NotCurrent(f"the newest revision or policy cannot be served: {self._why}",
                              mend="restore the state from a backup") from error  # fmt: skip
-        if policy is None or self._rules.policy is None or policy != self._rules.policy:
+        if policy != self._rules.policy:
             self._rules.policy = policy
         self._version, self._why = version, ""

@@ -1,16 +1,50 @@
-"""The job runner: one background thread, in order, at most one job per name."""
+"""The job runner: one background thread, in order, at most one job per name.
+
+Where several processes share a state, each has a runner, and a job runs in one of them at a time.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from cambium.serve.spans import span
+from cambium.serve.store.state import State
 
 Job = Callable[[threading.Event], None]
+Hold = Callable[[str], AbstractContextManager[bool]]
+# After which a job that another process works on is tried again: it may have more to do.
+RETRY_S = 0.5
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _alone(_name: str) -> Iterator[bool]:
+    yield True
+
+
+def claims_on(state: State) -> Hold:
+    """Returns what takes a piece of work for a block; it gives False if another process has it.
+
+    A process that dies has given everything back.
+    """
+
+    @contextmanager
+    def hold(name: str) -> Iterator[bool]:
+        with state.transaction() as tx:
+            process = state.process or ""
+            mine = tx.claim(name, process=process)
+        try:
+            yield mine
+        finally:
+            if mine:
+                with state.transaction() as tx:
+                    tx.release(name, process=process)
+
+    return hold if state.is_shared else _alone
 
 
 class JobRunner:
@@ -20,7 +54,9 @@ class JobRunner:
     and at start the server submits again whatever was unfinished.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hold: Hold = _alone) -> None:
+        """Takes what holds a piece of work for this process; by default it is the only one."""
+        self.hold = hold
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._running: str | None = None
         self._wake = threading.Condition()
@@ -74,11 +110,22 @@ class JobRunner:
                     return
                 self._running, job = self._jobs.popitem(last=False)
                 stop = self._stop = threading.Event()
+            is_done = True
             try:
-                with span("job", job=self._running):
-                    job(stop)
+                is_done = self._do(self._running, job, stop)
             except Exception:  # noqa: BLE001  (a failed job must not end the runner)
                 _log.exception("job %s failed", self._running)
             finally:
                 with self._wake:
-                    self._running = None
+                    again, self._running = self._running, None
+                    if not is_done and not self._halted and not self._closing:
+                        self._jobs.setdefault(again, job)
+                        self._wake.wait(RETRY_S)
+
+    def _do(self, name: str, job: Job, stop: threading.Event) -> bool:
+        """Does a job, if no other process is at it; returns whether it did."""
+        with self.hold(name) as mine:
+            if mine:
+                with span("job", job=name):
+                    job(stop)
+        return mine

@@ -4,6 +4,9 @@ The file is what kills, so that a server whose database, routes or jobs hang can
 outside: it is written before anything else, and `cambium kill --state DIR` writes it without the
 server. The database keeps the fact too, so that removing the file revives nothing. A file that
 does not verify, or was signed before the last revival, kills nothing and is said in the log.
+
+Where several processes share the state, each watches the file and the database: a kill in one is a
+kill in all, and so is a revival. Each says beside its lock that it has obeyed.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from cambium.core.errors import (
 )
 from cambium.core.nouns import Signature
 from cambium.lifecycle.kill import Killed, Standing, authorise_kill, authorise_revival
+from cambium.serve.errors import NotCurrent
 from cambium.serve.group_signature import group_signature
 from cambium.serve.log_head import sign_newest
 from cambium.serve.rules import Rules
@@ -74,9 +78,7 @@ class KillSwitch:
         self._lock = threading.RLock()
         self._closing = threading.Event()
         with state.read() as tx:
-            kept = tx.get_meta(KILL_META)
-        if kept is not None:
-            self._killed, self._recorded = _from_json(json.loads(kept)), True
+            self._settle(_recorded(tx))
         self._look()
         self._thread = threading.Thread(target=self._watch, name="kill switch", daemon=True)
         self._thread.start()
@@ -107,6 +109,15 @@ class KillSwitch:
             SystemKilled: it was killed.
         """
         if self._killed is not None:
+            raise self.error()
+
+    def check_recorded(self, tx: Transaction) -> None:
+        """Returns while no process of this state has killed, as of this transaction.
+
+        Raises:
+            SystemKilled: one has.
+        """
+        if self._killed is not None or tx.get_meta(KILL_META) is not None:
             raise self.error()
 
     def allows(self, method: str, path: str) -> bool:
@@ -149,7 +160,7 @@ class KillSwitch:
             self._set(killed)
             write_kill_file(self._file, reason, signatures)
         self._record()
-        return killed
+        return self._killed or killed
 
     def revive(self, signatures: Sequence[Signature]) -> dict[str, Any]:
         """Lifts the kill, in the log and then in service.
@@ -157,6 +168,7 @@ class KillSwitch:
         Raises:
             IllegalTransition: the system is not killed.
             ThresholdNotMet: fewer than k approvers signed the kill's digest.
+            NotCurrent: the policy is another one by now.
         """
         policy = self._rules.need()
         self._record()
@@ -165,6 +177,10 @@ class KillSwitch:
             if killed is None:
                 raise IllegalTransition("the system is not killed", mend="see GET /kill")
             with self._state.transaction() as tx:
+                row = tx.active_policy()
+                if row is None or row.digest != policy.digest:
+                    raise NotCurrent("another process has changed the policy",
+                                     mend="sign again what GET /kill shows now")  # fmt: skip
                 counted = authorise_revival(
                     killed,
                     signatures,
@@ -186,7 +202,7 @@ class KillSwitch:
                 self._audit(tx, "system.revived", body)
             with known_errors():
                 self._file.unlink(missing_ok=True)
-            self._set(None)
+            self._settle(None)
         return {"killed": False, "state_version": version}
 
     def view(self) -> dict[str, Any]:
@@ -216,6 +232,7 @@ class KillSwitch:
             try:
                 self._look()
                 self._record()
+                self._follow()
             except Exception:  # noqa: BLE001 - whatever happens, it goes on watching
                 _log.exception("the kill switch could not be looked at or recorded")
 
@@ -264,15 +281,35 @@ class KillSwitch:
         return authorise_kill(reason, signatures, standing=standing, now=now)
 
     def _record(self) -> None:
-        """Writes the kill into the state and its log, if it is not there yet."""
+        """Writes the kill into the state and its log, if no process has done so yet."""
         with self._lock:
-            if self._killed is None or self._recorded:
+            killed = self._killed
+            if killed is None or self._recorded:
                 return
             with self._state.transaction() as tx:
-                tx.set_meta(KILL_META, value=canonical_json(self._killed.to_json()).decode())
-                tx.bump_state_version()
-                self._audit(tx, "system.killed", self._killed.to_json())
-            self._recorded = True
+                recorded = _recorded(tx)
+                if recorded is None and not _is_lifted(killed, tx):
+                    tx.set_meta(KILL_META, value=canonical_json(killed.to_json()).decode())
+                    tx.bump_state_version()
+                    self._audit(tx, "system.killed", killed.to_json())
+                    recorded = killed
+            self._settle(recorded)
+
+    def _follow(self) -> None:
+        """Obeys what another process has recorded: a kill, or that it was lifted."""
+        if not self._state.is_shared:
+            return
+        with self._lock, self._state.read() as tx:
+            recorded = _recorded(tx)
+            if recorded != (self._killed if self._recorded else None):
+                self._settle(recorded)
+
+    def _settle(self, recorded: Killed | None) -> None:
+        """Takes over what the state says; whoever ordered it from outside is told."""
+        if recorded != self._killed:
+            self._set(recorded)
+        self._recorded = recorded is not None
+        self._state.note_obeyed(self._recorded)
 
     def _audit(self, tx: Transaction, kind: str, body: dict[str, object]) -> None:
         tx.audit(kind, body=body, at=self._now_ms())
@@ -286,7 +323,7 @@ def write_kill_file(path: Path, reason: str, signatures: Sequence[Signature]) ->
         StorageFull: the disk took no more.
     """
     signed = [signature_to_json(s) for s in signatures]
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with known_errors():
         with partial.open("wb") as file:
             file.write(canonical_json({"reason": reason, "signatures": signed}))
@@ -314,6 +351,17 @@ def read_kill_file(data: bytes) -> tuple[str, list[Signature]]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError("this is no order to kill", mend="run `cambium kill`") from error
     return reason, [signature_from_json(s) for s in signatures]
+
+
+def _recorded(tx: Transaction) -> Killed | None:
+    """Returns the kill that the state holds."""
+    kept = tx.get_meta(KILL_META)
+    return None if kept is None else _from_json(json.loads(kept))
+
+
+def _is_lifted(killed: Killed, tx: Transaction) -> bool:
+    """Returns whether a revival has answered this order before it was recorded here."""
+    return killed.signature.act.state_version < int(tx.get_meta(REVIVED_META) or 0)
 
 
 def _from_json(record: dict[str, Any]) -> Killed:

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import ConsentMissing
+from cambium.evals.alignment_pairs import AlignmentMonitor
 from cambium.learn.examples import Example, Window, encode_example, parse_example
-from cambium.learn.lesson import LearnResult
+from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.replay_buffer import ReplayBuffer
 from cambium.models.base import BaseModel
+from cambium.models.lora import LoraConfig, fresh_lora
 from cambium.serve.bounds import LearnCall
 from cambium.serve.store.records import AdapterRecord, ExampleRecord, LearnRecord
 from cambium.serve.store.state import State
+
+WARM_UP_TOKENS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,16 @@ def windows_of(base: BaseModel, examples: Sequence[Example], *, loss: str) -> li
     """
     found = (encode_example(base.tokenizer, e, base.context, loss=loss) for e in examples)
     return [window for windows in found for window in windows]
+
+
+def warm_up_lesson(base: BaseModel, monitor: AlignmentMonitor) -> Lesson:
+    """Returns a lesson about nothing, of the shapes that a server's first ones have."""
+    return Lesson(
+        learner=Learner(lora=fresh_lora(LoraConfig(), base.sites, seed=0)),
+        windows=[Window(tokens=tuple(range(min(WARM_UP_TOKENS, base.context))))],
+        config=LearnConfig(steps=1),
+        monitor=monitor,
+    )
 
 
 def monitors_view(result: LearnResult) -> dict[str, object]:

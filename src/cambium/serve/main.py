@@ -69,8 +69,7 @@ class Server(uvicorn.Server):
 def describe(runtime: Runtime) -> list[str]:
     """Returns what a person who starts a server should know, a line each."""
     config = runtime.config
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    lines = [f"{runtime.base.name}, revision {runtime.revision}, at http://{host}:{config.port}"]
+    lines = [f"{runtime.base.name}, revision {runtime.revision}, at {config.address}"]
     if runtime.policy is None:
         lines.append(
             "no signed policy: this state learns, but nothing can be proposed or merged; "

@@ -122,4 +122,4 @@ def _write_new_key(path: Path) -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    write_durably(path, pem)
+    write_durably(path, pem, once=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from cambium.core.nouns import Signature
 from cambium.lifecycle.policy_change import authorise_policy
 from cambium.lifecycle.proposal import FINAL, Broke
 from cambium.serve.bootstrap import enrol_people
+from cambium.serve.following import Following
 from cambium.serve.group_signature import group_signature
 from cambium.serve.log_head import sign_newest
 from cambium.serve.proposals import Proposals
@@ -30,7 +30,7 @@ def change_policy(
     rules: Rules,
     proposals: Proposals,
     published: Published,
-    lock: threading.RLock,
+    deciding: Following,
 ) -> dict[str, Any]:
     """Puts a signed policy in force, in the log and at once for everything that asks for it.
 
@@ -39,15 +39,15 @@ def change_policy(
 
     Args:
         signatures: the approvers', where the policy widens anything.
-        lock: held while anything is decided.
+        deciding: so that nothing of any process is decided meanwhile.
 
     Raises:
         PolicyMissing, PolicyInvalid, SignatureInvalid, DigestMismatch, ReplayDetected,
         ThresholdNotMet: nothing was changed.
     """
-    with lock:
-        situation = situation_now(proposals, published)
-        with proposals.state.transaction() as tx:
+    with deciding:
+        with deciding.transaction() as tx:
+            situation = situation_now(proposals, published)
             (root,) = tx.list_keys(role="root")
             policy, wider, counted = authorise_policy(
                 signed, signatures, situation=situation, root_public=PublicKey(raw=root.public)

@@ -112,7 +112,7 @@ class Proposals:
         Raises:
             SystemKilled: nothing that would be logged here may happen.
         """
-        self.kill.check()
+        self.kill.check_recorded(tx)
         tx.audit(kind, body=body, at=self.now_ms())
         sign_newest(tx, self.identity.key)
 

@@ -63,6 +63,24 @@ class Published:
         self._bank = bank
         return self._read_back(self._bank)
 
+    def follow(self, tx: Transaction) -> None:
+        """Serves the newest revision where another process made it, verified and read back.
+
+        Raises:
+            SignatureInvalid, DigestMismatch, StateCorrupt: it does not verify, or does not go back
+                to what is served; that is served on.
+        """
+        served, head = self._bank.revision, tx.head_revision()
+        if head is None or head.digest == served.digest:
+            return
+        revisions = _verified_line(tx.list_revisions(), self._identity)
+        if served.digest not in {revision.digest for revision in revisions}:
+            raise DigestMismatch(f"the state has no revision {served.number} that is served here",
+                                 mend="restore the state from a backup")  # fmt: skip
+        bank = load_bank(revisions[-1], self._state, self._base)
+        self._read_back(bank)
+        self._bank = bank
+
     def _read_back(self, bank: Bank) -> dict[str, str]:
         digests = {}
         for domain, served in bank.adapters.items():
@@ -90,21 +108,21 @@ def open_bank(
             signed.
     """
     with state.read() as tx:
-        revisions = [verified_revision(row, identity.key.public_key) for row in tx.list_revisions()]
-    _check_chain(revisions)
-    if not revisions:
+        rows = tx.list_revisions()
+    if not rows:
         order = authorise_genesis(base_digest=base.digest, policy=policy, now=now_ms // 1000)
         row = signed_row(order.revision, identity, at=now_ms)
         with state.transaction() as tx:
-            tx.add_revision(row)
-            body: dict[str, object] = {
-                "revision": row.number,
-                "digest": row.digest,
-                "base": base.digest,
-            }
-            tx.audit("revision.genesis", at=now_ms, body=body)
-        revisions = [order.revision]
-    revision = revisions[-1]
+            if tx.head_revision() is None:  # no other process was first
+                tx.add_revision(row)
+                body: dict[str, object] = {
+                    "revision": row.number,
+                    "digest": row.digest,
+                    "base": base.digest,
+                }
+                tx.audit("revision.genesis", at=now_ms, body=body)
+            rows = tx.list_revisions()
+    revision = _verified_line(rows, identity)[-1]
     if revision.base_digest != base.digest:
         raise ConfigError(
             f"this state was made on base {revision.base_digest}, not {base.digest}",
@@ -152,9 +170,12 @@ def verified_revision(row: RevisionRow, server_public: PublicKey) -> Revision:
     return revision
 
 
-def _check_chain(revisions: Sequence[Revision]) -> None:
+def _verified_line(rows: Sequence[RevisionRow], identity: Identity) -> list[Revision]:
+    """Returns the stored revisions, each verified and each on the one before."""
+    revisions = [verified_revision(row, identity.key.public_key) for row in rows]
     parents = [None, *(revision.digest for revision in revisions)]
     for revision, parent in zip(revisions, parents, strict=False):
         if revision.parent != parent:
             raise DigestMismatch(f"revision {revision.number} does not follow the one before",
                                  mend="restore the state from a backup")  # fmt: skip
+    return revisions

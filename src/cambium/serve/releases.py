@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,8 +11,10 @@ from cambium.core.nouns import ProposalState, Revision, Signature
 from cambium.lifecycle.proposal import FINAL, Merged, ParentMoved
 from cambium.lifecycle.publish import PublishOrder, authorise_merge, authorise_rollback
 from cambium.serve.attestation_report import to_ear
+from cambium.serve.bank import Bank
 from cambium.serve.drift import DriftTracker
 from cambium.serve.errors import RevisionNotFound
+from cambium.serve.following import Following
 from cambium.serve.group_signature import group_signature
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import Proposals
@@ -27,7 +28,11 @@ from cambium.trust.acts import signature_to_json
 
 
 class Releases:
-    """Changes the served revision, one at a time."""
+    """Changes the served revision: one at a time, whichever process of the state it is in.
+
+    All that a release rests on is read, and the release decided and written, in one transaction of
+    the state's one writer.
+    """
 
     def __init__(
         self,
@@ -36,13 +41,13 @@ class Releases:
         published: Published,
         review: Review,
         drift: DriftTracker,
-        lock: threading.RLock,
+        deciding: Following,
     ) -> None:
         self._proposals = proposals
         self._published = published
         self._review = review
         self._drift = drift
-        self._lock = lock
+        self._deciding = deciding
 
     @span("merge")
     def merge(self, proposal_id: str) -> dict[str, Any]:
@@ -52,18 +57,18 @@ class Releases:
             NotMergeable: `detail["blockers"]` lists every reason.
             DigestMismatch: stored bytes are not what was signed; nothing was changed.
         """
-        with self._lock:
-            filed = self._proposals.get(proposal_id)
-            with self._proposals.state.read() as tx:
-                envelopes = self._proposals.evidence(filed.proposal, tx)
-            order = authorise_merge(
-                filed.proposal,
-                situation=situation_now(self._proposals, self._published),
-                evidence=envelopes,
-                server_public=self._proposals.identity.key.public_key,
-                router_digest=filed.router_digest or "",
-            )
-            served = self._release(order, merged=filed)
+        with self._deciding:
+            with self._deciding.transaction() as tx:
+                filed = self._proposals.get(proposal_id)
+                order = authorise_merge(
+                    filed.proposal,
+                    situation=situation_now(self._proposals, self._published),
+                    evidence=self._proposals.evidence(filed.proposal, tx),
+                    server_public=self._proposals.identity.key.public_key,
+                    router_digest=filed.router_digest or "",
+                )
+                bank, reopened = self._write(order, tx, merged=filed)
+            served = self._serve(order, bank, reopened)
         return {
             "revision": order.revision.number,
             "signed_digest": filed.proposal.candidate_digest,
@@ -79,13 +84,15 @@ class Releases:
         Raises:
             RevisionNotFound, IllegalTransition, ThresholdNotMet, AttestationRefused: no.
         """
-        with self._lock:
-            order = authorise_rollback(
-                self._verified(to),
-                situation=situation_now(self._proposals, self._published),
-                signatures=signatures,
-            )
-            served = self._release(order, merged=None)
+        with self._deciding:
+            with self._deciding.transaction() as tx:
+                order = authorise_rollback(
+                    self._verified(to, tx),
+                    situation=situation_now(self._proposals, self._published),
+                    signatures=signatures,
+                )
+                bank, reopened = self._write(order, tx, merged=None)
+            served = self._serve(order, bank, reopened)
         return {
             "revision": order.revision.number,
             "of": order.revision.of,
@@ -101,27 +108,31 @@ class Releases:
         served = self._published.bank.revision.number
         return [_revision_view(row, served=row.number == served) for row in rows]
 
-    def _release(self, order: PublishOrder, *, merged: Filed | None) -> dict[str, str]:
+    def _write(
+        self, order: PublishOrder, tx: Transaction, *, merged: Filed | None
+    ) -> tuple[Bank, list[str]]:
+        """Returns the ordered bank, loaded and hashed, and the proposals that begin again."""
         bank = self._published.prepare(order)
-        now = self._proposals.now_ms()
-        with self._proposals.state.transaction() as tx:
-            row = self._published.commit(order, tx, at=now)
-            if merged is not None:
-                self._proposals.move(merged, Merged(), tx, kind="proposal.merged")
-            reopened = self._send_back(
-                order.revision, tx, except_id=merged.proposal.id if merged else None
-            )
-            version = tx.bump_state_version()
-            body: dict[str, object] = {
-                "revision": row.number,
-                "digest": row.digest,
-                "reason": order.reason,
-                "attestation": to_ear(order.attestation) if order.attestation else None,
-                "signatures": [signature_to_json(s) for s in order.signatures],
-                "group_signature": group_signature(self._proposals.need_policy(), order.signatures),
-                "state_version": version,
-            }
-            self._proposals.log(tx, kind=f"revision.{order.revision.kind}", body=body)
+        row = self._published.commit(order, tx, at=self._proposals.now_ms())
+        if merged is not None:
+            self._proposals.move(merged, Merged(), tx, kind="proposal.merged")
+        reopened = self._send_back(
+            order.revision, tx, except_id=merged.proposal.id if merged else None
+        )
+        version = tx.bump_state_version()
+        body: dict[str, object] = {
+            "revision": row.number,
+            "digest": row.digest,
+            "reason": order.reason,
+            "attestation": to_ear(order.attestation) if order.attestation else None,
+            "signatures": [signature_to_json(s) for s in order.signatures],
+            "group_signature": group_signature(self._proposals.need_policy(), order.signatures),
+            "state_version": version,
+        }
+        self._proposals.log(tx, kind=f"revision.{order.revision.kind}", body=body)
+        return bank, reopened
+
+    def _serve(self, order: PublishOrder, bank: Bank, reopened: Sequence[str]) -> dict[str, str]:
         served = self._published.serve(order, bank)
         for proposal_id in reopened:
             self._review.enqueue(proposal_id)
@@ -151,9 +162,8 @@ class Releases:
                 reopened.append(proposal.id)
         return reopened
 
-    def _verified(self, number: int) -> Revision:
-        with self._proposals.state.read() as tx:
-            rows = {row.number: row for row in tx.list_revisions()}
+    def _verified(self, number: int, tx: Transaction) -> Revision:
+        rows = {row.number: row for row in tx.list_revisions()}
         if number not in rows:
             raise RevisionNotFound(f"there is no revision {number}", mend="see GET /revisions")
         return verified_revision(rows[number], self._proposals.identity.key.public_key)

@@ -11,7 +11,7 @@ from cambium.core.nouns import Revision
 from cambium.learn.lesson import LearnConfig, Learner
 from cambium.learn.manifest import machine, replay
 from cambium.models.lora import fresh_lora, read_config, to_bytes
-from cambium.serve.bank import load_bank
+from cambium.serve.bank import load_bank, parent_of
 from cambium.serve.checking import Checker
 from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.errors import AdapterExpired, AdapterNotFound
@@ -59,7 +59,7 @@ def replay_adapter(adapters: EphemeralAdapters, state: State, name: str) -> list
     with state.read() as tx:
         calls = tx.list_learn_steps(name)
         kept = {row.digest: row.blob for row in tx.list_examples(name)}
-    learner = _start(adapters, record)
+    learner = _start(adapters, state, record)
     done = []
     for number, call in enumerate(calls, 1):
         config: Mapping[str, Any] = dict(call.manifest)
@@ -126,8 +126,8 @@ def replay_candidate(
     )
 
 
-def _start(adapters: EphemeralAdapters, record: AdapterRecord) -> Learner:
+def _start(adapters: EphemeralAdapters, state: State, record: AdapterRecord) -> Learner:
     config = read_config(record.config_json.encode())
     sites = adapters.base.targets(config)
     lora = fresh_lora(config, sites, seed=fresh_seed(record.name))
-    return Learner(lora=lora, parent=adapters.parent_of(record))
+    return Learner(lora=lora, parent=parent_of(record, state, adapters.base))

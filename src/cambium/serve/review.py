@@ -43,7 +43,8 @@ from cambium.trust.quorum import Approver
 class Review:
     """The desk where proposals are filed and judged by people.
 
-    Acts on one proposal do not overlap: each is read, checked and written under one lock.
+    Acts on one proposal do not overlap, in whichever process of the state: each is read, checked
+    and written in one transaction of the state's one writer.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Review:
         self._published = published
         self._adapters = adapters
         self._jobs = jobs
-        self._lock = describer.lock
+        self._deciding = describer.deciding
         self.describer = describer
         self._spent: tuple[tuple[int, str], float] | None = None
 
@@ -92,8 +93,10 @@ class Review:
         self.proposals.attest(measurement=record.digest)
         kept = kept_for_gates([e.digest for e in examples], at_least=documents_needed(policy.gates))
         provenance = _provenance(examples, steps, live.lora.config, kept)
-        with self._lock, self.proposals.state.transaction() as tx:
-            head = self._published.bank.revision  # under the lock no release can pass it by
+        with self._deciding.transaction() as tx:
+            if self.proposals.need_policy() != policy:
+                raise IllegalTransition("the policy has changed meanwhile", mend="propose it again")
+            head = self._published.bank.revision  # no release of any process can pass it by
             proposal = Proposal(
                 id=f"p-{secrets.token_hex(6)}",
                 adapter_name=adapter,
@@ -145,7 +148,12 @@ class Review:
         if state not in FROZEN:
             raise IllegalTransition(f"proposal {proposal_id} is {state} and takes no look",
                                     mend="look at the proposal as it is now")  # fmt: skip
-        self.checker.one_look(proposal_id, threading.Event())
+        with self._jobs.hold(proposal_id) as mine:
+            if not mine:
+                raise IllegalTransition(
+                    f"another process works on proposal {proposal_id}", mend="wait for its looks"
+                )
+            self.checker.one_look(proposal_id, threading.Event())
         return self.proposals.get(proposal_id)
 
     def approve(self, proposal_id: str, signature: Signature) -> Filed:
@@ -155,8 +163,8 @@ class Review:
             KeyUnknown, SignatureInvalid, DigestMismatch, ReplayDetected, Expired,
             DuplicateSigner, IllegalTransition: nothing was changed.
         """
-        policy = self.proposals.need_policy()
-        with self._lock, self.proposals.state.transaction() as tx:
+        with self._deciding.transaction() as tx:
+            policy = self.proposals.need_policy()
             filed = self.proposals.get(proposal_id)
             self._need_approver(signature, policy, tx)
             if filed.proposal.proposal_digest is None:
@@ -195,8 +203,8 @@ class Review:
             KeyUnknown, SignatureInvalid, DigestMismatch, ReplayDetected, Expired,
             DuplicateSigner, IllegalTransition: nothing was changed.
         """
-        policy = self.proposals.need_policy()
-        with self._lock, self.proposals.state.transaction() as tx:
+        with self._deciding.transaction() as tx:
+            policy = self.proposals.need_policy()
             filed = self.proposals.get(proposal_id)
             targets = {filed.proposal.waiver_target(s.name): s.name for s in policy.gates}
             gate = targets.get(signature.act.target, "")
@@ -223,7 +231,7 @@ class Review:
         Raises:
             IllegalTransition: it is closed already, or no reason is given.
         """
-        with self._lock, self.proposals.state.transaction() as tx:
+        with self._deciding.transaction() as tx:
             filed = self.proposals.get(proposal_id)
             event = Rejected(reason=reason)
             said: dict[str, object] = {"by": by}

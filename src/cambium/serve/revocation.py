@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +9,14 @@ from cambium.core.errors import IllegalTransition
 from cambium.core.nouns import Signature
 from cambium.lifecycle.blockers import Situation
 from cambium.lifecycle.revoke import authorise_revocation
+from cambium.serve.following import Following
 from cambium.serve.group_signature import group_signature
 from cambium.serve.log_head import sign_newest
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
 from cambium.serve.situation import situation_now
 from cambium.serve.store.records import KeyRow
+from cambium.serve.store.transaction import Transaction
 from cambium.trust.acts import signature_to_json
 from cambium.trust.keys import PublicKey
 from cambium.trust.quorum import Approver
@@ -51,12 +52,12 @@ def revoke_key(
     signatures: Sequence[Signature],
     *,
     published: Published,
-    lock: threading.RLock,
+    deciding: Following,
 ) -> dict[str, Any]:
     """Revokes an approver's or operator's key; what it signed counts no more from now on.
 
     Args:
-        lock: held while anything is decided, so that no merge passes by.
+        deciding: so that no merge of any process passes by.
 
     Raises:
         KeyUnknown, IllegalTransition, PolicyMissing, ThresholdNotMet, PolicyInvalid: nothing
@@ -66,9 +67,9 @@ def revoke_key(
         raise IllegalTransition(
             f"a revocation needs a reason of at most {MAX_REASON_CHARS} characters", mend="say why"
         )
-    with lock:
+    with deciding.transaction() as tx:
         situation = situation_now(proposals, published)
-        return _revoke(proposals, key_id, reason, signatures, situation=situation)
+        return _revoke(proposals, key_id, reason, signatures, situation=situation, tx=tx)
 
 
 def _revoke(
@@ -78,33 +79,33 @@ def _revoke(
     signatures: Sequence[Signature],
     *,
     situation: Situation,
+    tx: Transaction,
 ) -> dict[str, Any]:
     policy, now = situation.policy, proposals.now_ms()
-    with proposals.state.transaction() as tx:
-        row = tx.get_key(key_id)
-        if row.role not in REVOCABLE or row.revoked_at is not None:
-            state = "revoked already" if row.revoked_at is not None else f"the {row.role}'s"
-            raise IllegalTransition(f"key {key_id} is {state}", mend="see `cambium key list`")
-        (root,) = tx.list_keys(role="root")
-        counted = authorise_revocation(
-            PublicKey(raw=row.public),
-            signatures,
-            situation=situation,
-            root=Approver(name=root.name, public=PublicKey(raw=root.public)),
-        )
-        tx.revoke_key(key_id, at=now)
-        version = tx.bump_state_version()
-        body: dict[str, object] = {
-            "key_id": key_id,
-            "name": row.name,
-            "reason": reason,
-            "signatures": [signature_to_json(s) for s in counted],
-            "group_signature": group_signature(policy, counted),
-            "state_version": version,
-        }
-        # Not `proposals.log`, which a kill ends: a stolen key goes before the others revive.
-        tx.audit("key.revoked", body=body, at=now)
-        sign_newest(tx, proposals.identity.key)
+    row = tx.get_key(key_id)
+    if row.role not in REVOCABLE or row.revoked_at is not None:
+        state = "revoked already" if row.revoked_at is not None else f"the {row.role}'s"
+        raise IllegalTransition(f"key {key_id} is {state}", mend="see `cambium key list`")
+    (root,) = tx.list_keys(role="root")
+    counted = authorise_revocation(
+        PublicKey(raw=row.public),
+        signatures,
+        situation=situation,
+        root=Approver(name=root.name, public=PublicKey(raw=root.public)),
+    )
+    tx.revoke_key(key_id, at=now)
+    version = tx.bump_state_version()
+    body: dict[str, object] = {
+        "key_id": key_id,
+        "name": row.name,
+        "reason": reason,
+        "signatures": [signature_to_json(s) for s in counted],
+        "group_signature": group_signature(policy, counted),
+        "state_version": version,
+    }
+    # Not `proposals.log`, which a kill ends: a stolen key goes before the others revive.
+    tx.audit("key.revoked", body=body, at=now)
+    sign_newest(tx, proposals.identity.key)
     gone = {*situation.revoked_keys, key_id}
     left = sum(a.key_id not in gone for a in policy.approvers)
     return {

@@ -24,14 +24,15 @@ from cambium.serve.access import Access
 from cambium.serve.answering import Answering
 from cambium.serve.bank import Bank
 from cambium.serve.behaviour import Describer
-from cambium.serve.bootstrap import Identity, policy_in_force, server_identity
+from cambium.serve.bootstrap import Identity, policy_in_force, server_identity, stored_policy
 from cambium.serve.checking import Checker
 from cambium.serve.config import ServerConfig
 from cambium.serve.consolidation import Consolidator
 from cambium.serve.drift import DriftTracker
 from cambium.serve.ephemeral import EphemeralAdapters
+from cambium.serve.following import Following
 from cambium.serve.janitor import Janitor
-from cambium.serve.jobs import JobRunner
+from cambium.serve.jobs import JobRunner, claims_on
 from cambium.serve.kill_switch import KillSwitch
 from cambium.serve.learning_queue import MAX_TOGETHER, LearningQueue
 from cambium.serve.log_head import check_log, sign_newest
@@ -69,7 +70,7 @@ class Runtime:
         # What is opened closes in the opposite order, whether the whole opened or not.
         self._opened = ExitStack()
         self.closing = threading.Event()
-        self.state = State.open(config.state, url=config.db)
+        self.state = State.open(config.state, url=config.db, address=config.address)
         self._opened.callback(self.state.close)
         try:
             self._open(config)
@@ -107,17 +108,24 @@ class Runtime:
         self.adapters = self._open_adapters()
         self.janitor = Janitor(self.adapters, self.state)
         self._opened.callback(self.janitor.close)
-        self.jobs = JobRunner()
+        self.jobs = JobRunner(claims_on(self.state))
         self._opened.callback(self.jobs.close)
+        self.deciding = Following(
+            self.state, rules=self.rules, published=self.published, read_policy=stored_policy
+        )
         self._open_review(config)
         self.traffic = TrafficLearner(self.adapters, self, rules=self.rules)
         self._opened.callback(self.traffic.close)
         self.answering = Answering(self)
         self.subjects = Subjects(self)
         self.kill.listen(self._on_kill)
-        if not self.kill.killed:
-            self.review.resume()
-            self.drift.follow()
+        self.deciding.on_act = self.adapters.forget_ended
+        # What follows must not wait for lessons under way, which the other thread does.
+        self.deciding.on_policy = lambda: self.slow_threads.submit(self._follow_rules)
+        self.deciding.on_unattended = self._attend
+        self.deciding.start()
+        self._opened.callback(self.deciding.close)
+        self._attend()
 
     def _open_review(self, config: ServerConfig) -> None:
         self.proposals = Proposals(
@@ -136,12 +144,11 @@ class Runtime:
             num_retention=config.num_retention_anchors,
             anchor_tokens=config.anchor_tokens,
         )
-        self.deciding = deciding = threading.RLock()
         checker = Checker(
             self.proposals,
             published=self.published,
             consolidator=consolidator,
-            lock=deciding,
+            deciding=self.deciding,
             count=self.metrics.observe_verdict,
         )
         self.review = Review(
@@ -157,7 +164,7 @@ class Runtime:
                 engine=self.engine,
                 encoder=self.encoder,
                 num_prompts=config.num_diff_prompts,
-                lock=deciding,
+                deciding=self.deciding,
             ),
         )
         self.drift = DriftTracker(
@@ -174,7 +181,7 @@ class Runtime:
             published=self.published,
             review=self.review,
             drift=self.drift,
-            lock=deciding,
+            deciding=self.deciding,
         )
 
     def _open_tokens(self, config: ServerConfig) -> Tokens:
@@ -202,8 +209,7 @@ class Runtime:
         self.engine.resume()
         self.lessons.resume()
         self.jobs.resume()
-        self.review.resume()
-        self.drift.follow()
+        self._attend()
 
     def _open_metrics(self) -> Metrics:
         metrics = Metrics(attestation=self.identity.attestation_label)
@@ -326,11 +332,20 @@ class Runtime:
             rules=self.rules,
             proposals=self.proposals,
             published=self.published,
-            lock=self.deciding,
+            deciding=self.deciding,
         )
+        self._follow_rules()
+        return changed
+
+    def _follow_rules(self) -> None:
         self.adapters.follow_rules()
         self.traffic.follow_rules()
-        return changed
+
+    def _attend(self) -> None:
+        """Queues what is undecided: a process that worked on it may be gone."""
+        if not self.kill.killed:
+            self.review.resume()
+            self.drift.follow()
 
     def state_version(self) -> int:
         """Returns the state version that signatures must be made for."""

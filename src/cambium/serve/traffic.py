@@ -162,7 +162,7 @@ class TrafficLearner:
         # As it is now: the policy may have changed since the offer.
         if self.budget is None or not self.allows(tenant_of(offer.adapter)):
             return {"state": "off"}
-        live = self._adapters.get_live(offer.adapter)
+        live = self._adapters.get_own(offer.adapter)
         progress = self._progress.setdefault(
             offer.adapter,
             Progress(

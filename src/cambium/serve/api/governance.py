@@ -87,7 +87,7 @@ def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
             body.reason,
             signatures,
             published=runtime.published,
-            lock=runtime.deciding,
+            deciding=runtime.deciding,
         )
 
     @routes.get("/policy")
@@ -132,15 +132,16 @@ def _add_watching(routes: APIRouter, runtime: Runtime) -> None:
 
     @routes.get("/readyz")
     async def readyz(response: Response) -> dict[str, Any]:
-        killed = runtime.kill.killed is not None
-        response.status_code = 503 if killed else 200
+        killed, why = runtime.kill.killed is not None, runtime.deciding.why_not_current()
+        response.status_code = 503 if killed or why else 200
         return {
-            "status": "killed" if killed else "ready",
+            "status": "killed" if killed else "not current" if why else "ready",
+            "why": why or None,
             "revision": runtime.revision,
             "base": runtime.base.digest,
             "policy": runtime.policy.digest if runtime.policy else None,
             # Ids of proposals are not for everybody who finds the port.
-            "jobs": [] if runtime.tokens.demanded else list(runtime.jobs.pending),
+            "jobs": [] if why or runtime.tokens.demanded else list(runtime.jobs.pending),
             "num_jobs": len(runtime.jobs.pending),
         }
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 # What an interrupted write leaves begins so.
 PARTIAL = ".partial-"
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Puts a file there whole, for its owner alone; it and its name are on disk then."""
+def write_durably(path: Path, data: bytes, *, once: bool = False) -> None:
+    """Puts a file there whole, for its owner alone; it and its name are on disk then.
+
+    Args:
+        once: leaves what is there, also what another process has put there meanwhile.
+    """
     partial = path.with_name(PARTIAL + secrets.token_hex(8))
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -19,7 +24,12 @@ def write_durably(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.rename(partial, path)
+        if once:
+            with suppress(FileExistsError):
+                os.link(partial, path)
+            partial.unlink()
+        else:
+            os.rename(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

@@ -22,9 +22,7 @@ class ProcessRows(Rows):
 
     def claim(self, name: str, *, process: str) -> bool:
         """Takes a piece of work for a living process, unless another one has it."""
-        holder = self._connection.execute(
-            select(Claim.process).where(Claim.name == name)
-        ).scalar()
+        holder = self._connection.execute(select(Claim.process).where(Claim.name == name)).scalar()
         if holder is None:
             self._connection.execute(insert(Claim).values(name=name, process=process))
         return holder in (None, process)

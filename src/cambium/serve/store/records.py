@@ -6,7 +6,7 @@ and comes back equal; sequences come back as tuples where the field is a tuple.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cambium.core.nouns import DEFAULT_TENANT, AdapterState, ProposalState
 
@@ -46,6 +46,12 @@ class AdapterRecord:
     steps: int = 0
     detail: dict[str, object] = field(default_factory=_nothing)
     owner: str | None = None
+
+    def ended(self) -> AdapterRecord:
+        """Returns the row of this adapter once its time is over; a quarantine stays one."""
+        quarantined = self.state is AdapterState.QUARANTINED
+        state = AdapterState.QUARANTINED if quarantined else AdapterState.EXPIRED
+        return replace(self, state=state, weights_blob=None, optimizer_blob=None)
 
 
 @dataclass(frozen=True, kw_only=True)

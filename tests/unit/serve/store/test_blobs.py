@@ -88,9 +88,7 @@ def test_only_what_nothing_names_is_deleted(blobs: BlobStore) -> None:
     assert blobs.get(gone) == b"gone"
 
 
-def test_a_sweep_spares_what_another_process_has_just_put(
-    blobs: BlobStore, tmp_path: Path
-) -> None:
+def test_a_sweep_spares_what_another_process_has_just_put(blobs: BlobStore, tmp_path: Path) -> None:
     digest, stale = blobs.put(b"put long ago, and again now"), blobs.put(b"put long ago")
     for name in (digest, stale):
         os.utime(path_of(tmp_path, name), (1, 1))

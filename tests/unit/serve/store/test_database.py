@@ -124,10 +124,11 @@ def test_what_became_a_column_is_filled_from_what_was_written_before(tmp_path: P
             row = (f"req-{number}", number, record)
             connection.exec_driver_sql("INSERT INTO traces (request_id, at, record) "
                                        "VALUES (?, ?, ?)", row)  # fmt: skip
-        for seq, kind, body in ((1, "proposal.filed", '{"proposal":"p-1"}'),
-                                (2, "policy.signed", '{"policy":"x"}')):  # fmt: skip
+        entries = ((1, "proposal.filed", '{"proposal":"p-1"}'), (2, "policy.signed", "{}"))
+        for seq, kind, body in entries:
+            values = (seq, kind, body, f"h-{seq}")
             connection.exec_driver_sql("INSERT INTO audit (seq, at, kind, body, hash) "
-                                       "VALUES (?, 3, ?, ?, ?)", (seq, kind, body, f"h-{seq}"))  # fmt: skip
+                                       "VALUES (?, 3, ?, ?, ?)", values)  # fmt: skip
     engine.dispose()
     with State.open(tmp_path) as state, state.read() as tx:
         found = {row.request_id: row.tenant for row in tx.newest_traces(limit=9)}
