@@ -68,6 +68,7 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("POST", "/proposals/{proposal_id}/reject", _REVIEW),
     ("GET", "/revisions", _READ),
     ("POST", "/revisions/rollback", _RELEASE),
+    ("POST", "/revisions/{number}/quarantine", _RELEASE),
     # Valid by signature, like an approval.
     ("POST", "/signatures", _ALL),
     ("GET", "/signatures", _READ),

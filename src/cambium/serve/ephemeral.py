@@ -212,7 +212,7 @@ class EphemeralAdapters:
                 raise AdapterExpired(f"adapter {name!r} has expired", mend="create another")
             if record.state is AdapterState.QUARANTINED:
                 raise AdapterQuarantined(
-                    f"adapter {name!r} failed its alignment check and is quarantined",
+                    f"adapter {name!r} failed its alignment check, or its parent is in quarantine",
                     mend=f"see GET /adapters/{name}",
                 )
             if name not in self._live:
@@ -315,6 +315,12 @@ class EphemeralAdapters:
         for name in due:
             self._end(name, "adapter.expired")
         return len(due)
+
+    def forget(self, *names: str) -> None:
+        """Lets go of adapters in memory whose rows have ended."""
+        with self._lock:
+            for name in names:
+                self._live.pop(name, None)
 
     def _check_domain(self, record: AdapterRecord) -> None:
         """Refuses an adapter on top of a domain that belongs to another tenant by now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cambium.core.errors import CambiumError, DataError, NotFound
+from cambium.core.errors import CambiumError, DataError, NotFound, TrustError
 
 
 class NotUtf8(DataError, code="not_utf8"):
@@ -79,3 +79,11 @@ class StateCorrupt(CambiumError, code="state_corrupt"):
 
 class StorageFull(CambiumError, code="storage_full"):
     """The disk took no more; nothing was changed."""
+
+
+class SystemKilled(CambiumError, code="killed"):
+    """Somebody pulled the kill switch; only the quorum lifts it."""
+
+
+class PolicyMissing(TrustError, code="policy_missing"):
+    """No signed policy: the state can learn but not merge."""

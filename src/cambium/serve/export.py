@@ -12,6 +12,7 @@ from cambium.models.lora import concatenated, to_bytes
 from cambium.serve.bank import stored_bytes
 from cambium.serve.errors import AdapterNotFound
 from cambium.serve.model_signing import SIGNATURE_FILE
+from cambium.serve.quarantined import refuse_quarantined
 
 if TYPE_CHECKING:
     from cambium.serve.runtime import Runtime
@@ -35,6 +36,7 @@ def export_files(runtime: Runtime, name: str, digest: str | None) -> dict[str, b
         return _files(to_bytes(lora, fan_in_fan_out=runtime.base.transposed))
     try:
         with runtime.state.read() as tx:
+            refuse_quarantined(tx, name, digest)
             version = tx.get_version(name, digest)
             merged = {
                 (entry["adapter"], entry["digest"])

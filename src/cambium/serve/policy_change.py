@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from cambium.core.errors import PolicyInvalid
 from cambium.core.nouns import Signature
 from cambium.lifecycle.policy_change import authorise_policy
 from cambium.lifecycle.proposal import FINAL, Broke
-from cambium.serve.bootstrap import enrol_people
+from cambium.serve.bootstrap import ROOT_META, enrol_people
 from cambium.serve.group_signature import group_signature
 from cambium.serve.log_head import sign_newest
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
 from cambium.serve.rules import Rules
 from cambium.serve.situation import situation_now
-from cambium.serve.store.records import PolicyRow
+from cambium.serve.store.records import KeyRow, PolicyRow
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.acts import signature_to_json
 from cambium.trust.keys import PublicKey
@@ -27,6 +29,7 @@ def change_policy(
     signed: SignedPolicy,
     signatures: Sequence[Signature],
     *,
+    new_root: PublicKey | None,
     rules: Rules,
     proposals: Proposals,
     published: Published,
@@ -38,7 +41,9 @@ def change_policy(
     proposed again.
 
     Args:
-        signatures: the approvers', where the policy widens anything.
+        signatures: the approvers', where the policy widens anything, and the root's in office,
+            where it hands over.
+        new_root: the key that signed the policy, where it takes the root's place.
         lock: held while anything is decided.
 
     Raises:
@@ -50,7 +55,11 @@ def change_policy(
         with proposals.state.transaction() as tx:
             (root,) = tx.list_keys(role="root")
             policy, wider, counted = authorise_policy(
-                signed, signatures, situation=situation, root_public=PublicKey(raw=root.public)
+                signed,
+                signatures,
+                situation=situation,
+                root_public=PublicKey(raw=root.public),
+                new_root=new_root,
             )
             # Before the rules change: a proposal's end is an event under the policy it had.
             ended = [
@@ -58,6 +67,8 @@ def change_policy(
                 for filed in proposals.all()
                 if filed.proposal.state not in FINAL
             ]
+            if new_root is not None:
+                _hand_over(root, new_root, tx, at=proposals.now_ms())
             _put_in_force(policy, signed, tx, at=proposals.now_ms())
             version = tx.bump_state_version()
             body: dict[str, object] = {
@@ -65,6 +76,7 @@ def change_policy(
                 "before": situation.policy.digest,
                 "version": policy.version,
                 "widens": list(wider),
+                "root": new_root.key_id if new_root else root.key_id,
                 "signatures": [signature_to_json(s) for s in (signed.signature, *counted)],
                 "group_signature": group_signature(situation.policy, counted),
                 "ended": ended,
@@ -74,8 +86,21 @@ def change_policy(
             tx.audit("policy.changed", body=body, at=proposals.now_ms())
             sign_newest(tx, proposals.identity.key)
         rules.policy = policy
-    answer = {"digest": policy.digest, "version": policy.version, "widens": list(wider)}
-    return {**answer, "ended": ended, "state_version": version}
+    said = ("policy", "version", "widens", "root", "ended", "state_version")
+    return {"digest" if name == "policy" else name: body[name] for name in said}
+
+
+def _hand_over(root: KeyRow, new: PublicKey, tx: Transaction, *, at: int) -> None:
+    """Puts a key that has no other part to play in the root's place, whose own counts no more."""
+    known = next((row for row in tx.list_keys() if row.key_id == new.key_id), None)
+    if known is not None and (known.role != "enrolled" or known.revoked_at is not None):
+        raise PolicyInvalid(f"the new root is {known.name}'s key, which is the {known.role}'s",
+                            mend="make a key of its own with `cambium key new`")  # fmt: skip
+    tx.put_key(replace(root, role="retired", revoked_at=at))
+    enrolled_at = known.enrolled_at if known else at
+    tx.put_key(KeyRow(key_id=new.key_id, name="root", role="root", public=new.raw,
+                      enrolled_at=enrolled_at))  # fmt: skip
+    tx.set_meta(ROOT_META, value=new.raw)
 
 
 def _put_in_force(policy: Policy, signed: SignedPolicy, tx: Transaction, *, at: int) -> None:

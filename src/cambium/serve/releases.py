@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from cambium.serve.group_signature import group_signature
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published, verified_revision
+from cambium.serve.quarantined import quarantined
 from cambium.serve.review import Review
 from cambium.serve.situation import situation_now
 from cambium.serve.spans import span
@@ -97,9 +98,9 @@ class Releases:
     def list(self) -> list[dict[str, Any]]:
         """Returns every revision, oldest first, the served one marked."""
         with self._proposals.state.read() as tx:
-            rows = tx.list_revisions()
+            rows, barred = tx.list_revisions(), quarantined(tx)
         served = self._published.bank.revision.number
-        return [_revision_view(row, served=row.number == served) for row in rows]
+        return [_revision_view(row, served=row.number == served, barred=barred) for row in rows]
 
     def _release(self, order: PublishOrder, *, merged: Filed | None) -> dict[str, str]:
         bank = self._published.prepare(order)
@@ -164,7 +165,7 @@ def served_digest(served: dict[str, str]) -> str:
     return next(iter(served.values())) if len(served) == 1 else digest_json(served)
 
 
-def _revision_view(row: RevisionRow, *, served: bool) -> dict[str, Any]:
+def _revision_view(row: RevisionRow, *, served: bool, barred: Collection[str]) -> dict[str, Any]:
     manifest: dict[str, Any] = row.manifest
     return {
         "number": row.number,
@@ -172,6 +173,7 @@ def _revision_view(row: RevisionRow, *, served: bool) -> dict[str, Any]:
         "kind": manifest["kind"],
         "of": manifest["of"],
         "served": served,
+        "quarantined": any(e["digest"] in barred for e in manifest["bank"].values()),
         "bank": manifest["bank"],
         "attestation": manifest["attestation"],
         "proposal": manifest["proposal"],

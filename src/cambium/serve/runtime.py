@@ -40,6 +40,7 @@ from cambium.serve.model_signing import ModelSigner
 from cambium.serve.policy_change import change_policy
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published, open_bank
+from cambium.serve.quarantined import check_quarantine
 from cambium.serve.rehearsing import Rehearsing
 from cambium.serve.releases import Releases
 from cambium.serve.review import Review
@@ -51,6 +52,7 @@ from cambium.serve.tokens import Tokens
 from cambium.serve.traces import TraceLane
 from cambium.serve.traffic import TrafficLearner
 from cambium.serve.waiting_signatures import WaitingSignatures
+from cambium.trust.keys import PublicKey
 from cambium.trust.policy import Policy, SignedPolicy
 
 
@@ -82,6 +84,7 @@ class Runtime:
         self.model_signer = ModelSigner(config.state)
         self.rules = Rules(policy_in_force(config, self.state))
         check_log(self.state, self.identity.key.public_key)
+        check_quarantine(self.state)
         self.tokens = self._open_tokens(config)
         self.sessions = Sessions(self.tokens, now_ms=self.now_ms)
         self.access = Access(
@@ -317,12 +320,13 @@ class Runtime:
         return self.review.propose(adapter, domain).proposal.id
 
     def change_policy(
-        self, signed: SignedPolicy, signatures: Sequence[Signature]
+        self, signed: SignedPolicy, signatures: Sequence[Signature], new_root: PublicKey | None
     ) -> dict[str, Any]:
         """Puts a new policy in force; see `policy_change.change_policy`."""
         changed = change_policy(
             signed,
             signatures,
+            new_root=new_root,
             rules=self.rules,
             proposals=self.proposals,
             published=self.published,

@@ -44,10 +44,14 @@ class KeyBody(Body):
 
 
 class PolicyBody(Body):
-    """A policy's text, the root's signature over it, and the approvers' where it widens."""
+    """A policy's text, the root's signature over it, and the approvers' where it widens.
+
+    With `root`, the public key that signed it becomes the root; the one in office signs that too.
+    """
 
     toml: str
     signature: SignatureBody
+    root: str | None = None
     signatures: list[SignatureBody] = Field(default=[], max_length=64)
 
 
@@ -100,7 +104,8 @@ def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
             toml=body.toml.encode(), signature=signature_from_json(body.signature.model_dump())
         )
         signatures = [signature_from_json(s.model_dump()) for s in body.signatures]
-        return await asyncio.to_thread(runtime.change_policy, signed, signatures)
+        new_root = PublicKey(raw=body.root) if body.root is not None else None
+        return await asyncio.to_thread(runtime.change_policy, signed, signatures, new_root)
 
     @routes.get("/audit")
     async def audit(

@@ -19,6 +19,7 @@ from cambium.serve.errors import ProposalNotFound
 from cambium.serve.model_card import model_card
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import Proposals
+from cambium.serve.quarantine import quarantine_revision
 from cambium.serve.runtime import Runtime
 from cambium.trust.acts import signature_from_json
 
@@ -68,6 +69,13 @@ class RollbackBody(Body):
     """Which revision's bank is to be served again, and who says so."""
 
     to: int
+    signatures: list[SignatureBody] = Field(max_length=64)
+
+
+class QuarantineBody(Body):
+    """Why what a revision brought may never answer again, and who says so."""
+
+    reason: str = Field(min_length=1, max_length=1000)
     signatures: list[SignatureBody] = Field(max_length=64)
 
 
@@ -228,6 +236,19 @@ def _add_releasing(routes: APIRouter, runtime: Runtime) -> None:
     async def rollback(body: RollbackBody) -> dict[str, Any]:
         signatures = [signature_from_json(s.model_dump()) for s in body.signatures]
         return await asyncio.to_thread(releases.rollback, body.to, signatures)
+
+    @routes.post("/revisions/{number}/quarantine")
+    async def quarantine(number: int, body: QuarantineBody) -> dict[str, Any]:
+        return await asyncio.to_thread(
+            quarantine_revision,
+            number,
+            body.reason,
+            [signature_from_json(s.model_dump()) for s in body.signatures],
+            proposals=runtime.proposals,
+            published=runtime.published,
+            adapters=runtime.adapters,
+            lock=runtime.deciding,
+        )
 
 
 def may_see(runtime: Runtime, caller: Caller, domain: str) -> bool:

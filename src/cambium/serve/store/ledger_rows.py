@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from sqlalchemy import delete, false, func, insert, or_, select, update
 
-from cambium.core.errors import KeyUnknown, PolicyMissing
-from cambium.serve.errors import StateCorrupt
+from cambium.core.errors import KeyUnknown
+from cambium.serve.errors import PolicyMissing, StateCorrupt
 from cambium.serve.store.records import KeyRow, PolicyRow
 from cambium.serve.store.rows import Rows, columns
 from cambium.serve.store.schema import Audit, AuditNode, Key, LatestCheckpoint, Meta, Policy
@@ -157,6 +157,10 @@ class LedgerRows(Rows):
         """Returns the entries with `seq >= since` in order, `limit` of them at most."""
         statement = _AUDIT.where(Audit.seq >= since).order_by(Audit.seq)
         return self._all(AuditEntry, statement.limit(limit))
+
+    def audit_of_kind(self, kind: str) -> list[AuditEntry]:
+        """Returns the entries of one kind, oldest first; it looks at the whole log."""
+        return self._all(AuditEntry, _AUDIT.where(Audit.kind == kind).order_by(Audit.seq))
 
     def audit_of(self, proposal: str, *, limit: int | None = None) -> tuple[list[AuditEntry], int]:
         """Returns the entries whose body names a proposal, oldest first, and how many there are.
