@@ -43,6 +43,7 @@ from cambium.serve.publish import Published, open_bank
 from cambium.serve.quarantined import check_quarantine
 from cambium.serve.rehearsing import Rehearsing
 from cambium.serve.releases import Releases
+from cambium.serve.request_log import newest_signed
 from cambium.serve.review import Review
 from cambium.serve.rules import Rules
 from cambium.serve.sessions import Sessions
@@ -52,6 +53,7 @@ from cambium.serve.tokens import Tokens
 from cambium.serve.traces import TraceLane
 from cambium.serve.traffic import TrafficLearner
 from cambium.serve.waiting_signatures import WaitingSignatures
+from cambium.trust.audit import REQUESTS
 from cambium.trust.keys import PublicKey
 from cambium.trust.policy import Policy, SignedPolicy
 
@@ -103,7 +105,7 @@ class Runtime:
             self.state, self.base, identity=self.identity, policy=self.policy, now_ms=self.now_ms()
         )
         self.encoder = SentenceEncoder()
-        self.traces = TraceLane(self.state)
+        self.traces = TraceLane(self.state, self.identity.key)
         self._opened.callback(self.traces.close)
         self.engine = Engine(self.base, EngineConfig(num_rows=config.num_rows))
         self._opened.callback(self.engine.close)
@@ -341,14 +343,15 @@ class Runtime:
         with self.state.read() as tx:
             return tx.state_version()
 
-    def checkpoint(self) -> dict[str, Any]:
-        """Returns a fresh checkpoint of the whole audit log, and the key that signed it.
+    def checkpoint(self, lane: str) -> dict[str, Any]:
+        """Returns a fresh checkpoint of one whole lane of the log, and the key that signed it.
 
         Raises:
             AuditBroken: it does not extend what was signed before.
         """
+        key = self.identity.key
         with self.state.transaction() as tx:
-            signed = sign_newest(tx, self.identity.key)
+            signed = newest_signed(tx, key) if lane == REQUESTS else sign_newest(tx, key)
         return {**signed.__dict__, "public": self.identity.key.public_key.raw}
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse
@@ -15,10 +15,12 @@ from cambium.serve.api.bodies import Body
 from cambium.serve.api.review import SignatureBody
 from cambium.serve.errors import TraceNotFound
 from cambium.serve.log_head import prove_entry, prove_growth
+from cambium.serve.request_log import page_of
 from cambium.serve.revocation import enrol_key, revoke_key
 from cambium.serve.runtime import Runtime
 from cambium.serve.store.records import TraceRow
 from cambium.trust.acts import signature_from_json
+from cambium.trust.audit import REQUESTS
 from cambium.trust.keys import PublicKey
 from cambium.trust.policy import SignedPolicy
 
@@ -26,10 +28,14 @@ MAX_ENTRIES = 1000
 _MAX_SEQ = 2**63 - 1  # what the database's integers hold
 
 
+Lane = Literal["lifecycle", "requests"]
+
+
 class ProofQuery(BaseModel):
     """Which proof: of an entry in a log of some size, or of how a log has grown."""
 
     model_config = ConfigDict(extra="forbid")
+    lane: Lane = "lifecycle"
     seq: int | None = Field(default=None, ge=1, le=_MAX_SEQ)
     size: int | None = Field(default=None, ge=1, le=_MAX_SEQ)
     first: int | None = Field(default=None, ge=0, le=_MAX_SEQ)
@@ -112,13 +118,15 @@ def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
         caller: Asking,
         since: Annotated[int, Query(ge=0, le=_MAX_SEQ)] = 0,
         limit: Annotated[int, Query(ge=1, le=MAX_ENTRIES)] = MAX_ENTRIES,
+        lane: Lane = "lifecycle",
     ) -> dict[str, Any]:
         need_all(caller)
-        return {"entries": await asyncio.to_thread(_entries, runtime, since, limit)}
+        entries = _requests if lane == REQUESTS else _entries
+        return {"entries": await asyncio.to_thread(entries, runtime, since, limit)}
 
     @routes.get("/audit/checkpoint")
-    async def checkpoint() -> dict[str, Any]:
-        return await asyncio.to_thread(runtime.checkpoint)
+    async def checkpoint(lane: Lane = "lifecycle") -> dict[str, Any]:
+        return await asyncio.to_thread(runtime.checkpoint, lane)
 
     @routes.get("/audit/proof")
     async def proof(asked: Annotated[ProofQuery, Query()]) -> dict[str, Any]:
@@ -128,8 +136,7 @@ def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
 def _add_watching(routes: APIRouter, runtime: Runtime) -> None:
     @routes.get("/traces/{request_id}")
     async def trace(request_id: str, caller: Asking) -> dict[str, Any]:
-        row = await asyncio.to_thread(seen_trace, runtime, request_id, caller)
-        return {"at": row.at, **row.record}
+        return await asyncio.to_thread(_trace, runtime, request_id, caller)
 
     @routes.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -168,6 +175,13 @@ def seen_trace(runtime: Runtime, request_id: str, caller: Caller) -> TraceRow:
             mend="use the x-cambium-request-id of an answer",
         )
     return row
+
+
+def _trace(runtime: Runtime, request_id: str, caller: Caller) -> dict[str, Any]:
+    row = seen_trace(runtime, request_id, caller)
+    with runtime.state.read() as tx:
+        leaves = tx.request_leaves([request_id]).get(request_id)
+    return {"at": row.at, **row.record, "leaves": leaves or []}
 
 
 def _keys(runtime: Runtime) -> list[dict[str, Any]]:
@@ -211,16 +225,22 @@ def _policy(runtime: Runtime, caller: Caller) -> dict[str, Any]:
 
 def _proof(runtime: Runtime, asked: ProofQuery) -> dict[str, Any]:
     with runtime.state.read() as tx:
-        whole = tx.audit_size()
+        tree = tx.request_tree if asked.lane == REQUESTS else tx.audit_tree
+        whole = tree.size()
         if asked.seq is not None and asked.first is None and asked.second is None:
-            return prove_entry(tx, asked.seq, asked.size or whole)
+            return prove_entry(tree, asked.seq, asked.size or whole)
         if asked.first is not None and asked.seq is None and asked.size is None:
             second = whole if asked.second is None else asked.second
-            return prove_growth(tx, asked.first, second)
+            return prove_growth(tree, asked.first, second)
     raise DataError(
         "ask for one proof: an entry's or the log's growth",
         mend="send seq and size, or first and second",
     )
+
+
+def _requests(runtime: Runtime, since: int, limit: int) -> list[dict[str, Any]]:
+    with runtime.state.read() as tx:
+        return page_of(tx, since=since, limit=limit)
 
 
 def _entries(runtime: Runtime, since: int, limit: int) -> list[dict[str, Any]]:

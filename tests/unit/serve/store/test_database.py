@@ -13,7 +13,6 @@ from sqlalchemy import Engine, inspect
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import ConfigError
 from cambium.serve.store.database import database_url, migrate, open_engine
-from cambium.serve.store.records import TraceRow
 from cambium.serve.store.schema import Table
 from cambium.serve.store.state import State
 from cambium.serve.store.writing import for_writing
@@ -118,20 +117,19 @@ def test_only_a_file_or_postgresql_is_a_database(tmp_path: Path, url: str) -> No
 
 
 def test_what_became_a_column_is_filled_from_what_was_written_before(tmp_path: Path) -> None:
-    with State.open(tmp_path) as state, state.transaction() as tx:
-        tx.put_trace(TraceRow(request_id="req-1", at=1, record={"tenant": "acme"}))
-        tx.put_trace(TraceRow(request_id="req-2", at=2, record={}))
-        tx.audit("proposal.filed", body={"proposal": "p-1"}, at=3)
-        tx.audit("policy.signed", body={"policy": "x"}, at=4)
-    connection = sqlite3.connect(tmp_path / "cambium.db")
-    for name in ("ix_traces_tenant_at", "ix_traces_at", "ix_learn_steps_at",
-                 "ix_audit_proposal_seq"):  # fmt: skip
-        connection.execute(f"DROP INDEX {name}")
-    connection.execute("ALTER TABLE traces DROP COLUMN tenant")
-    connection.execute("ALTER TABLE audit DROP COLUMN proposal")
-    connection.execute("UPDATE alembic_version SET version_num = '0005'")
-    connection.commit()
-    connection.close()
+    engine = engine_at(tmp_path / "cambium.db")
+    with engine.connect() as connection, for_writing(connection).begin():
+        migrate(connection, to="0005")
+        for number, record in enumerate(('{"tenant": "acme"}', "{}"), 1):
+            row = (f"req-{number}", number, record)
+            connection.exec_driver_sql("INSERT INTO traces (request_id, at, record) "
+                                       "VALUES (?, ?, ?)", row)  # fmt: skip
+        logged = [("proposal.filed", '{"proposal":"p-1"}'), ("policy.signed", '{"policy":"x"}')]
+        for seq, (kind, body) in enumerate(logged, 1):
+            connection.exec_driver_sql("INSERT INTO audit (seq, at, kind, body, hash) "
+                                       "VALUES (?, ?, ?, ?, ?)",
+                                       (seq, seq, kind, body, f"hash {seq}"))  # fmt: skip
+    engine.dispose()
     with State.open(tmp_path) as state, state.read() as tx:
         found = {row.request_id: row.tenant for row in tx.newest_traces(limit=9)}
         entries, total = tx.audit_of("p-1")
