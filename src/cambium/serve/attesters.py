@@ -66,6 +66,7 @@ class SnpAttesting:
 
     attester: SnpAttester
     reference: SnpReference
+    crl: Path
 
     @property
     def label(self) -> str:
@@ -76,7 +77,9 @@ class SnpAttesting:
         """Returns a fresh appraisal of this machine and process."""
         nonce = new_nonce()
         evidence = self.attester.attest(nonce, now=now, measurement=measurement)
-        verifier = SnpVerifier(reference=self.reference, now=now)
+        # Read anew each time: a newer list counts without a restart.
+        crl = self.crl.read_bytes() if self.crl.exists() else None
+        verifier = SnpVerifier(reference=self.reference, now=now, crl=crl)
         return appraise(evidence, verifier=verifier, nonce=nonce, accept=accept, now=now)
 
 
@@ -97,6 +100,7 @@ class _SnpText:
         tuple[Annotated[_Hex, Field(min_length=96, max_length=96)], ...], Field(min_length=1)
     ]
     minimum: _Tcb
+    revocation: bool
 
 
 _SNP_TEXT = TypeAdapter(_SnpText)
@@ -132,5 +136,7 @@ def attester_of(folder: Path, *, session: str) -> Attesting:
         ark=read.ark,
         measurements=frozenset(read.measurements),
         minimum=Tcb(**vars(read.minimum)),
+        revocation=read.revocation,
     )
-    return SnpAttesting(attester=SnpAttester(session, certificates), reference=reference)
+    crl = folder / SNP_CERTIFICATES / "crl.der"
+    return SnpAttesting(attester=SnpAttester(session, certificates), reference=reference, crl=crl)

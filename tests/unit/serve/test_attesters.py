@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.snp_machine import LAUNCH, MEASUREMENT, NOW, Machine, reference
+from tests.snp_machine import LAUNCH, MEASUREMENT, NOW, Machine, reference, revocation_list
 
 from cambium.core.errors import AttestationRefused, ConfigError
 from cambium.serve.attesters import SnpAttesting, SoftwareAttesting, attester_of
@@ -13,6 +13,7 @@ TEXT = f"""
 ark = "{reference().ark}"
 measurements = ["{LAUNCH.hex()}"]
 minimum = {{ boot_loader = 4, tee = 0, snp = 16, microcode = 200 }}
+revocation = false
 """
 
 
@@ -58,6 +59,29 @@ def test_a_folder_with_references_asks_the_processor_and_nothing_else(
         found.attest(accept=("software-dev",), measurement=MEASUREMENT, now=NOW)
 
 
+def test_a_demanded_revocation_list_is_read_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, text = Machine(), TEXT.replace("revocation = false", "revocation = true")
+    found = attester_of(folder_of(machine, tmp_path, text), session="ed25519:x")
+
+    def attest(self: object, nonce: str, *, now: int, measurement: str) -> sev_snp.SnpEvidence:
+        return machine.evidence(
+            sev_snp.claims_payload(nonce, session="ed25519:x", measurement=measurement, now=now)
+        )
+
+    monkeypatch.setattr(sev_snp.SnpAttester, "attest", attest)
+    file = tmp_path / "sev-snp" / "crl.der"
+    for listed, refusal in ((None, "missing"), ((), ""), (("ASK",), "revoked"), ((), "")):
+        if listed is not None:
+            file.write_bytes(revocation_list(*listed))
+        if refusal:
+            with pytest.raises(AttestationRefused, match=refusal):
+                found.attest(accept=("sev-snp",), measurement=MEASUREMENT, now=NOW)
+        else:
+            found.attest(accept=("sev-snp",), measurement=MEASUREMENT, now=NOW)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -69,6 +93,8 @@ def test_a_folder_with_references_asks_the_processor_and_nothing_else(
         TEXT.replace(f'["{LAUNCH.hex()}"]', "[]"),
         TEXT.replace("snp = 16", "snp = 256"),
         TEXT.replace("tee = 0, ", ""),
+        TEXT.replace("revocation = false", ""),
+        TEXT.replace("revocation = false", "revocation = 1"),
     ],
 )
 def test_references_that_cannot_be_used_stop_the_server(tmp_path: Path, text: str) -> None:

@@ -30,6 +30,7 @@ from cambium.core.canonical import canonical_json
 from cambium.core.errors import AttestationRefused
 from cambium.trust.attestation import MAX_LIFETIME_S, SEV_SNP, Claims, require
 from cambium.trust.providers.claims import read_claims
+from cambium.trust.providers.revocation_list import check_not_revoked
 
 REPORT_BYTES = 0x4A0
 SIGNED_BYTES = 0x2A0
@@ -79,11 +80,13 @@ class SnpReference:
         ark: SHA-256 of the DER public key of AMD's root for the processor's line.
         measurements: launch measurements, 48 bytes as hex, that are accepted.
         minimum: the oldest firmware.
+        revocation: a revocation list of AMD's root is demanded.
     """
 
     ark: str
     measurements: frozenset[str]
     minimum: Tcb
+    revocation: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +102,16 @@ class SnpEvidence:
 
 @dataclass(frozen=True, kw_only=True)
 class SnpVerifier:
-    """Trusts AMD's pinned root to vouch for a machine, and the references to say which."""
+    """Trusts AMD's pinned root to vouch for a machine, and the references to say which.
+
+    Args:
+        now: seconds since 1970, UTC.
+        crl: the root's revocation list as DER; where there is one, it counts.
+    """
 
     reference: SnpReference
     now: int
+    crl: bytes | None = None
 
     @property
     def label(self) -> str:
@@ -152,6 +161,10 @@ class SnpVerifier:
             first, last = (_field(child, f"not_valid_{w}_utc") for w in ("before", "after"))
             in_time = first <= now <= last
             require(in_time, "a certificate is not in its time")
+        missing = self.crl is None and self.reference.revocation
+        require(not missing, "the revocation list is missing")
+        if self.crl is not None:
+            check_not_revoked(self.crl, issuer=ark, issued=(ark, ask), now=self.now)
         return vcek
 
     def _check_report(self, report: bytes, vcek: x509.Certificate) -> None:
