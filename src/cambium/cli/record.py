@@ -107,11 +107,25 @@ def _verify(client: Client, lane: Lane) -> int:
     public = _server_key(client, signed.key_id)
     rows = (row for page in _pages(client, 1, lane) for row in page)
     if lane is Lane.REQUESTS:
-        return verify_requests(rows, checkpoint=signed, server_public=public)
+        return verify_requests(
+            rows, checkpoint=signed, server_public=public, forgotten=_forgotten(client)
+        )
     entries = (built(AuditEntry, row) for row in rows)
     return verify_log(
         (e for e in entries if e.seq <= signed.size), checkpoint=signed, server_public=public
     )
+
+
+def _forgotten(client: Client) -> int:
+    """Returns up to which leaf traces were deleted by age, as the verified log says."""
+    _verify(client, Lane.LIFECYCLE)
+    said = [
+        row["body"]["up_to"]
+        for page in _pages(client, 1, Lane.LIFECYCLE)
+        for row in page
+        if row["kind"] == "requests.forgotten"
+    ]
+    return max(said, default=0)
 
 
 def _server_key(client: Client, key_id: str | None = None) -> PublicKey:

@@ -17,9 +17,16 @@ _CONTENT = {"request_id", "tenant", "at", "record", "earlier"}
 
 
 def verify_requests(
-    rows: Iterable[dict[str, Any]], *, checkpoint: Checkpoint, server_public: PublicKey
+    rows: Iterable[dict[str, Any]],
+    *,
+    checkpoint: Checkpoint,
+    server_public: PublicKey,
+    forgotten: int = 0,
 ) -> int:
     """Returns how many leaves the checkpoint vouches for, each with its trace or amended since.
+
+    Args:
+        forgotten: up to which leaf the log of decisions says that old traces were deleted.
 
     Raises:
         AuditBroken: names the first leaf that does not hold, or whose trace is gone.
@@ -42,7 +49,7 @@ def verify_requests(
             tree.append(leaf)
     if tree.size != checkpoint.size or to_text(tree.root()) != checkpoint.root:
         raise log_broken(tree.size, "another history was signed")
-    for seq in sorted(set(range(1, tree.size + 1)) - explained)[:1]:
+    for seq in sorted(set(range(forgotten + 1, tree.size + 1)) - explained)[:1]:
         raise log_broken(seq, "its trace is gone")
     return tree.size
 

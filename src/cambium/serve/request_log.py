@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cambium.core.canonical import canonical_json
-from cambium.serve.log_head import root_of
+from cambium.serve.log_head import root_of, sign_newest
 from cambium.serve.store.records import TraceRow
+from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.audit import REQUESTS, Checkpoint, log_broken, sign_checkpoint, to_text
 from cambium.trust.keys import SigningKey
 from cambium.trust.merkle import leaf_hash
+
+FORGOTTEN = "requests.forgotten"
 
 
 def log_requests(tx: Transaction, traces: Sequence[TraceRow], key: SigningKey) -> Checkpoint:
@@ -55,6 +58,25 @@ def newest_signed(tx: Transaction, key: SigningKey) -> Checkpoint:
     if kept is not None and signed != kept:
         raise log_broken(size, "it is not the tree of requests that was signed")
     return signed
+
+
+def forget_requests(state: State, key: SigningKey, *, before: int, now: int) -> int:
+    """Deletes traces from before a time, says so in the log, and returns how many went.
+
+    Their leaves stay. Only the beginning of the lane goes, up to the first leaf of a trace that is
+    kept, so that one number in the log says which traces may be gone.
+
+    Args:
+        before, now: milliseconds since 1970, UTC.
+    """
+    with state.transaction() as tx:
+        up_to = tx.oldest_leaf_from(before) - 1
+        gone = tx.delete_traces(before=before, up_to=up_to)
+        if gone:
+            body: dict[str, object] = {"up_to": up_to, "before": before, "traces": gone}
+            tx.audit(FORGOTTEN, body=body, at=now)
+            sign_newest(tx, key)
+    return gone
 
 
 def shown_trace(trace: TraceRow, earlier: Sequence[int]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from cambium.serve.publish import Published, open_bank
 from cambium.serve.quarantined import check_quarantine
 from cambium.serve.rehearsing import Rehearsing
 from cambium.serve.releases import Releases
-from cambium.serve.request_log import newest_signed
+from cambium.serve.request_log import forget_requests, newest_signed
 from cambium.serve.review import Review
 from cambium.serve.rules import Rules
 from cambium.serve.sessions import Sessions
@@ -56,6 +56,8 @@ from cambium.serve.waiting_signatures import WaitingSignatures
 from cambium.trust.audit import REQUESTS
 from cambium.trust.keys import PublicKey
 from cambium.trust.policy import Policy, SignedPolicy
+
+DAY_MS = 24 * 3_600_000
 
 
 class Runtime:
@@ -110,7 +112,7 @@ class Runtime:
         self.engine = Engine(self.base, EngineConfig(num_rows=config.num_rows))
         self._opened.callback(self.engine.close)
         self.adapters = self._open_adapters()
-        self.janitor = Janitor(self.adapters, self.state)
+        self.janitor = Janitor(self.adapters, self.state, forget=self._forget_traces)
         self._opened.callback(self.janitor.close)
         self.jobs = JobRunner()
         self._opened.callback(self.jobs.close)
@@ -255,6 +257,11 @@ class Runtime:
         )
         self.lesson_threads.submit(adapters.warm_up)
         return adapters
+
+    def _forget_traces(self) -> None:
+        days, now = self.config.keep_traces_days, self.now_ms()
+        if days is not None:
+            forget_requests(self.state, self.identity.key, before=now - days * DAY_MS, now=now)
 
     @property
     def policy(self) -> Policy | None:

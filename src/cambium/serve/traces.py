@@ -88,8 +88,7 @@ class TraceLane:
             return
         try:
             with self._state.transaction() as tx:
-                for trace in batch:
-                    tx.put_trace(trace)
+                tx.put_traces(batch)
                 log_requests(tx, batch, self._key)
         except CambiumError as error:  # a full disk must not stop answers
             _log.warning("traces wait for the disk: %s", error.one_line())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from cambium.cli.request_lane import verify_requests
 from cambium.core.errors import AuditBroken
 from cambium.serve.log_head import prove_entry, prove_growth, root_of
-from cambium.serve.request_log import leaf_of, log_requests, newest_signed, page_of
+from cambium.serve.request_log import forget_requests, leaf_of, log_requests, newest_signed, page_of
 from cambium.serve.store.records import TraceRow
 from cambium.serve.store.state import State
 from cambium.trust.audit import (
@@ -162,3 +164,26 @@ def test_a_true_lane_grows_under_its_witness(state: State) -> None:
         assert newest_signed(tx, KEY) == now
     check_grown(kept, now, proof, PUBLIC, REQUESTS)
     assert check(state, now) == 12
+
+
+def test_what_is_deleted_by_age_leaves_its_leaf_and_is_said_in_the_log(state: State) -> None:
+    old = [replace(trace(f"old{i}"), at=10) for i in range(3)]
+    write(state, *old, replace(trace("young"), at=100), replace(trace("late"), at=10))
+    signed = write(state, replace(trace("old1", learning="late"), at=10))
+    # "old1" was amended after the young one, and "late" was written after it: they wait.
+    assert forget_requests(state, KEY, before=50, now=200) == 2
+    with state.read() as tx:
+        entry = tx.last_audit_entry()
+        assert entry is not None and entry.kind == "requests.forgotten"
+        assert entry.body == {"up_to": 3, "before": 50, "traces": 2}
+        assert set(tx.traces_of(["old0", "old1", "old2", "young", "late"])) == {
+            "old1", "young", "late"}  # fmt: skip
+        rows = page_of(tx, since=1, limit=100)
+        assert newest_signed(tx, KEY) == signed
+    proved = partial(verify_requests, rows, checkpoint=signed, server_public=PUBLIC)
+    assert proved(forgotten=3) == 6
+    with pytest.raises(AuditBroken, match="entry 1: its trace is gone"):
+        proved()
+    assert forget_requests(state, KEY, before=50, now=201) == 0
+    assert forget_requests(state, KEY, before=1000, now=202) == 3
+    assert write(state, trace("next")).size == 7

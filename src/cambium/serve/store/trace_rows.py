@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, String, cast, delete, func, insert, select
 
 from cambium.serve.errors import TraceNotFound
 from cambium.serve.store.records import LearnRecord, TraceRow
-from cambium.serve.store.rows import Rows, columns
+from cambium.serve.store.rows import Rows, columns, values_of
 from cambium.serve.store.schema import (
     Adapter,
     LearnStep,
@@ -33,6 +33,13 @@ class TraceRows(Rows):
     def put_trace(self, row: TraceRow) -> None:
         """Keeps what stood behind an answer."""
         self._put(Trace, row)
+
+    def put_traces(self, rows: Sequence[TraceRow]) -> None:
+        """Keeps what stood behind many answers, in one statement."""
+        fresh = self._insert(Trace)
+        changed = {name: fresh.excluded[name] for name in ("at", "record", "tenant")}
+        statement = fresh.on_conflict_do_update(index_elements=["request_id"], set_=changed)
+        self._connection.execute(statement, [values_of(row) for row in rows])
 
     def get_trace(self, request_id: str) -> TraceRow:
         """Returns what stood behind an answer.
@@ -81,6 +88,19 @@ class TraceRows(Rows):
             some = Trace.request_id.in_(names[at : at + _AT_ONCE])
             rows += self._all(TraceRow, _TRACES.where(some))
         return {row.request_id: row for row in rows}
+
+    def oldest_leaf_from(self, at: int) -> int:
+        """Returns the first leaf of a trace from `at` on; one after the last if there is none."""
+        young = select(Trace.request_id).where(Trace.at >= at)
+        first = select(func.min(RequestLeaf.seq)).where(RequestLeaf.request_id.in_(young))
+        found = self._connection.execute(first).scalar()
+        return self.request_tree.size() + 1 if found is None else found
+
+    def delete_traces(self, *, before: int, up_to: int) -> int:
+        """Deletes old traces that have no leaf after `up_to`, and returns how many."""
+        later = select(RequestLeaf.request_id).where(RequestLeaf.seq > up_to)
+        old = delete(Trace).where(Trace.at < before, Trace.request_id.not_in(later))
+        return self._connection.execute(old).rowcount
 
     def put_request_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Keeps the latest signed checkpoint of the requests' lane in place of the one before."""
