@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
 
 from cambium.core.errors import AttestationRefused
 from cambium.trust.attestation import require
+from cambium.trust.providers.certificates import UNREADABLE, check_signed, has_one_algorithm
 
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension,
-               x509.InvalidVersion)  # fmt: skip
-_PSS = padding.PSS(padding.MGF1(hashes.SHA384()), hashes.SHA384().digest_size)
+_UNREADABLE = (*UNREADABLE, x509.DuplicateExtension)
 
 
 def check_not_revoked(
@@ -42,15 +39,13 @@ def check_not_revoked(
         whole = found.public_bytes(serialization.Encoding.DER)
         named = [found.get_revoked_certificate_by_serial_number(c.serial_number) for c in issued]
         same_issuer = found.issuer == issuer.subject
-        _check_signature(issuer.public_key(), signature, signed)
+        check_signed(issuer.public_key(), signature, signed)
     except _UNREADABLE as error:
         raise _refused("the revocation list cannot be read") from error
     except InvalidSignature as error:
         raise _refused("the root did not sign the revocation list") from error
-    # The algorithm outside is not signed; RFC 5280 (5.1.1.2) wants it to be the one inside.
-    outside = whole[whole.index(signed) + len(signed) :]
-    same_algorithm = outside[: 2 + outside[1]] in signed and outside.endswith(b"\0" + signature)
-    require(whole == der and same_algorithm, "the revocation list is not strict DER")
+    one = has_one_algorithm(whole, signed, signature)
+    require(whole == der and one, "the revocation list is not strict DER")
     require(same_issuer, "the revocation list is another issuer's")
     # A delta, or a list of a part: what is not there would look like what is fine.
     require(not any(e.critical for e in critical), "a revocation list of this kind is not known")
@@ -58,15 +53,6 @@ def check_not_revoked(
     in_time = last is not None and first <= today < last
     require(in_time, "the revocation list is not in its time")
     require(not any(named), "a certificate of the chain was revoked")
-
-
-def _check_signature(key: Any, signature: bytes, signed: bytes) -> None:
-    if isinstance(key, rsa.RSAPublicKey):
-        key.verify(signature, signed, _PSS, hashes.SHA384())
-    elif isinstance(key, ec.EllipticCurvePublicKey):
-        key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
-    else:
-        raise InvalidSignature
 
 
 def _refused(why: str) -> AttestationRefused:
