@@ -110,7 +110,8 @@ class SignedAct:
                 "a field of the payload has the wrong type or value",
                 mend="strings for tag, action, target and policy; whole numbers for the rest",
             )
-        return cls(action=Action(texts.pop("action")), **texts, **numbers)
+        fields: dict[str, Any] = {**texts, **numbers, "action": Action(texts["action"])}
+        return cls(**fields)
 
 
 @dataclass(frozen=True, kw_only=True)

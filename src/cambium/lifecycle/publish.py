@@ -146,9 +146,10 @@ def authorise_rollback(
     if refusal := find_attestation_refusal(situation):
         raise AttestationRefused(f"no rollback: {refusal}", mend="attest again")
     asked = partial(situation.count, signatures, action=Action.ROLLBACK, target=to.digest)
-    alone = bool(policy.emergency) and (found := asked(k=1, people=policy.emergency)).met
-    if not alone:
-        found = asked(k=policy.rollback_k)
+    found, alone = asked(k=policy.rollback_k), False
+    if policy.emergency and not found.met:
+        one = asked(k=1, people=policy.emergency)
+        found, alone = (one, True) if one.met else (found, False)
     counted = met(found, Action.ROLLBACK)
     revision = _next_revision(situation, kind="rollback", bank=to.bank, of=to.number,
                               proposal_digest=None)  # fmt: skip

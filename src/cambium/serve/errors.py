@@ -46,7 +46,7 @@ class AdapterExpired(CambiumError, code="adapter_expired"):
 
 
 class AdapterQuarantined(CambiumError, code="adapter_quarantined"):
-    """An adapter that failed its alignment check; it stays out for good."""
+    """An adapter that failed its check, or came with a revision in quarantine; it stays out."""
 
 
 class Unauthenticated(CambiumError, code="unauthenticated"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cambium.core.errors import PolicyInvalid
@@ -25,11 +25,24 @@ from cambium.trust.keys import PublicKey
 from cambium.trust.policy import Policy, SignedPolicy
 
 
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A policy that is to be in force, and who says so.
+
+    Args:
+        signatures: the approvers', where the policy widens anything, and the root's in office,
+            where it hands over.
+        new_root: the key that signed the policy, where it takes the root's place.
+    """
+
+    signed: SignedPolicy
+    signatures: Sequence[Signature]
+    new_root: PublicKey | None = None
+
+
 def change_policy(
-    signed: SignedPolicy,
-    signatures: Sequence[Signature],
+    asked: Change,
     *,
-    new_root: PublicKey | None,
     rules: Rules,
     proposals: Proposals,
     published: Published,
@@ -41,9 +54,6 @@ def change_policy(
     proposed again.
 
     Args:
-        signatures: the approvers', where the policy widens anything, and the root's in office,
-            where it hands over.
-        new_root: the key that signed the policy, where it takes the root's place.
         lock: held while anything is decided.
 
     Raises:
@@ -55,11 +65,11 @@ def change_policy(
         with proposals.state.transaction() as tx:
             (root,) = tx.list_keys(role="root")
             policy, wider, counted = authorise_policy(
-                signed,
-                signatures,
+                asked.signed,
+                asked.signatures,
                 situation=situation,
                 root_public=PublicKey(raw=root.public),
-                new_root=new_root,
+                new_root=asked.new_root,
             )
             # Before the rules change: a proposal's end is an event under the policy it had.
             ended = [
@@ -67,9 +77,10 @@ def change_policy(
                 for filed in proposals.all()
                 if filed.proposal.state not in FINAL
             ]
+            now, new_root = proposals.now_ms(), asked.new_root
             if new_root is not None:
-                _hand_over(root, new_root, tx, at=proposals.now_ms())
-            _put_in_force(policy, signed, tx, at=proposals.now_ms())
+                _hand_over(root, new_root, tx, at=now)
+            _put_in_force(policy, asked.signed, tx, at=now)
             version = tx.bump_state_version()
             body: dict[str, object] = {
                 "policy": policy.digest,
@@ -77,13 +88,13 @@ def change_policy(
                 "version": policy.version,
                 "widens": list(wider),
                 "root": new_root.key_id if new_root else root.key_id,
-                "signatures": [signature_to_json(s) for s in (signed.signature, *counted)],
+                "signatures": [signature_to_json(s) for s in (asked.signed.signature, *counted)],
                 "group_signature": group_signature(situation.policy, counted),
                 "ended": ended,
                 "state_version": version,
             }
             # Not `proposals.log`, which a kill ends: approvers may be needed who can revive.
-            tx.audit("policy.changed", body=body, at=proposals.now_ms())
+            tx.audit("policy.changed", body=body, at=now)
             sign_newest(tx, proposals.identity.key)
         rules.policy = policy
     said = ("policy", "version", "widens", "root", "ended", "state_version")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,10 +14,9 @@ from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.errors import RevisionNotFound
 from cambium.serve.group_signature import group_signature
 from cambium.serve.proposals import Proposals
-from cambium.serve.publish import Published, verified_revision
+from cambium.serve.publish import verified_revision
 from cambium.serve.quarantined import KIND, add_quarantined
 from cambium.serve.revocation import MAX_REASON_CHARS
-from cambium.serve.situation import situation_now
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.acts import signature_to_json
 
@@ -29,39 +27,20 @@ def quarantine_revision(
     signatures: Sequence[Signature],
     *,
     proposals: Proposals,
-    published: Published,
     adapters: EphemeralAdapters,
-    lock: threading.RLock,
+    situation: Situation,
 ) -> dict[str, Any]:
     """Takes what a revision brought out of service for good, and the live adapters on top of it.
 
-    Args:
-        lock: held while anything is decided, so that no rollback passes by.
+    The caller holds the lock of whoever decides, so that no rollback passes by.
 
     Raises:
-        RevisionNotFound, IllegalTransition, PolicyMissing, ThresholdNotMet, SystemKilled: nothing
-            was changed.
+        RevisionNotFound, IllegalTransition, ThresholdNotMet, SystemKilled: nothing was changed.
     """
     if not reason.strip() or len(reason) > MAX_REASON_CHARS:
         raise IllegalTransition(
             f"a quarantine needs a reason of at most {MAX_REASON_CHARS} characters", mend="say why"
         )
-    with lock:
-        situation = situation_now(proposals, published)
-        return _quarantine(
-            number, reason, signatures, proposals=proposals, adapters=adapters, situation=situation
-        )
-
-
-def _quarantine(
-    number: int,
-    reason: str,
-    signatures: Sequence[Signature],
-    *,
-    proposals: Proposals,
-    adapters: EphemeralAdapters,
-    situation: Situation,
-) -> dict[str, Any]:
     with proposals.state.transaction() as tx:
         revision, before = _verified(number, proposals, tx)
         brought, counted = authorise_quarantine(

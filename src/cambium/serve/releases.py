@@ -13,11 +13,13 @@ from cambium.lifecycle.proposal import FINAL, Merged, ParentMoved
 from cambium.lifecycle.publish import PublishOrder, authorise_merge, authorise_rollback
 from cambium.serve.attestation_report import to_ear
 from cambium.serve.drift import DriftTracker
+from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.errors import RevisionNotFound
 from cambium.serve.group_signature import group_signature
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published, verified_revision
+from cambium.serve.quarantine import quarantine_revision
 from cambium.serve.quarantined import quarantined
 from cambium.serve.review import Review
 from cambium.serve.situation import situation_now
@@ -36,12 +38,14 @@ class Releases:
         *,
         published: Published,
         review: Review,
+        adapters: EphemeralAdapters,
         drift: DriftTracker,
         lock: threading.RLock,
     ) -> None:
         self._proposals = proposals
         self._published = published
         self._review = review
+        self._adapters = adapters
         self._drift = drift
         self._lock = lock
 
@@ -94,6 +98,20 @@ class Releases:
             "served": served,
             "revision_digest": order.revision.digest,
         }
+
+    def quarantine(
+        self, number: int, reason: str, signatures: Sequence[Signature]
+    ) -> dict[str, Any]:
+        """Lets what a revision brought never answer again; see `quarantine_revision`."""
+        with self._lock:
+            return quarantine_revision(
+                number,
+                reason,
+                signatures,
+                proposals=self._proposals,
+                adapters=self._adapters,
+                situation=situation_now(self._proposals, self._published),
+            )
 
     def list(self) -> list[dict[str, Any]]:
         """Returns every revision, oldest first, the served one marked."""

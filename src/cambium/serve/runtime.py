@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
 from cambium.core.errors import DataError
-from cambium.core.nouns import Signature
 from cambium.learn.lesson import LearnResult
 from cambium.lifecycle.kill import Killed
 from cambium.models.base import BaseModel, load_base
@@ -37,7 +35,7 @@ from cambium.serve.learning_queue import MAX_TOGETHER, LearningQueue
 from cambium.serve.log_head import check_log, sign_newest
 from cambium.serve.metrics import Metrics
 from cambium.serve.model_signing import ModelSigner
-from cambium.serve.policy_change import change_policy
+from cambium.serve.policy_change import Change, change_policy
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published, open_bank
 from cambium.serve.quarantined import check_quarantine
@@ -54,8 +52,7 @@ from cambium.serve.traces import TraceLane
 from cambium.serve.traffic import TrafficLearner
 from cambium.serve.waiting_signatures import WaitingSignatures
 from cambium.trust.audit import REQUESTS
-from cambium.trust.keys import PublicKey
-from cambium.trust.policy import Policy, SignedPolicy
+from cambium.trust.policy import Policy
 
 DAY_MS = 24 * 3_600_000
 
@@ -180,6 +177,7 @@ class Runtime:
             self.proposals,
             published=self.published,
             review=self.review,
+            adapters=self.adapters,
             drift=self.drift,
             lock=deciding,
         )
@@ -328,14 +326,10 @@ class Runtime:
         """Files a proposal; returns its id."""
         return self.review.propose(adapter, domain).proposal.id
 
-    def change_policy(
-        self, signed: SignedPolicy, signatures: Sequence[Signature], new_root: PublicKey | None
-    ) -> dict[str, Any]:
+    def change_policy(self, asked: Change) -> dict[str, Any]:
         """Puts a new policy in force; see `policy_change.change_policy`."""
         changed = change_policy(
-            signed,
-            signatures,
-            new_root=new_root,
+            asked,
             rules=self.rules,
             proposals=self.proposals,
             published=self.published,

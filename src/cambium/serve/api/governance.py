@@ -15,6 +15,7 @@ from cambium.serve.api.bodies import Body
 from cambium.serve.api.review import SignatureBody
 from cambium.serve.errors import TraceNotFound
 from cambium.serve.log_head import prove_entry, prove_growth
+from cambium.serve.policy_change import Change
 from cambium.serve.request_log import page_of
 from cambium.serve.revocation import enrol_key, revoke_key
 from cambium.serve.runtime import Runtime
@@ -111,7 +112,8 @@ def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
         )
         signatures = [signature_from_json(s.model_dump()) for s in body.signatures]
         new_root = PublicKey(raw=body.root) if body.root is not None else None
-        return await asyncio.to_thread(runtime.change_policy, signed, signatures, new_root)
+        asked = Change(signed=signed, signatures=signatures, new_root=new_root)
+        return await asyncio.to_thread(runtime.change_policy, asked)
 
     @routes.get("/audit")
     async def audit(

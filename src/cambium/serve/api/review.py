@@ -21,7 +21,6 @@ from cambium.serve.export import export_revision, zipped
 from cambium.serve.model_card import model_card
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import Proposals
-from cambium.serve.quarantine import quarantine_revision
 from cambium.serve.runtime import Runtime
 from cambium.trust.acts import signature_from_json
 
@@ -90,6 +89,7 @@ def router(runtime: Runtime) -> APIRouter:
     _add_reading(routes, runtime)
     _add_judging(routes, runtime)
     _add_releasing(routes, runtime)
+    _add_one_revision(routes, runtime)
     return routes
 
 
@@ -241,6 +241,8 @@ def _add_releasing(routes: APIRouter, runtime: Runtime) -> None:
         signatures = [signature_from_json(s.model_dump()) for s in body.signatures]
         return await asyncio.to_thread(releases.rollback, body.to, signatures)
 
+
+def _add_one_revision(routes: APIRouter, runtime: Runtime) -> None:
     @routes.get("/revisions/{number}/export")
     async def export(
         number: Annotated[int, PathField(ge=0, le=_MAX_NUMBER)], caller: Asking
@@ -250,22 +252,14 @@ def _add_releasing(routes: APIRouter, runtime: Runtime) -> None:
 
     @routes.post("/revisions/{number}/quarantine")
     async def quarantine(number: int, body: QuarantineBody) -> dict[str, Any]:
-        return await asyncio.to_thread(
-            quarantine_revision,
-            number,
-            body.reason,
-            [signature_from_json(s.model_dump()) for s in body.signatures],
-            proposals=runtime.proposals,
-            published=runtime.published,
-            adapters=runtime.adapters,
-            lock=runtime.deciding,
-        )
+        signatures = [signature_from_json(s.model_dump()) for s in body.signatures]
+        return await asyncio.to_thread(runtime.releases.quarantine, number, body.reason, signatures)
 
 
 def _exported(runtime: Runtime, number: int, caller: Caller) -> bytes:
     with runtime.state.read() as tx:
-        bank: dict[str, Any] = dict(tx.get_revision(number).manifest)["bank"]
-    if not all(may_see(runtime, caller, domain) for domain in bank):
+        manifest: dict[str, Any] = tx.get_revision(number).manifest
+    if not all(may_see(runtime, caller, domain) for domain in manifest["bank"]):
         need_all(caller)  # the signature is over all of it, so no part can be left out
     return zipped(export_revision(runtime, number))
 

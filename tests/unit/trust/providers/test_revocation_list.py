@@ -55,6 +55,7 @@ def test_a_missing_list_is_refused_only_where_one_is_demanded() -> None:
         (revocation_list(extension=x509.DeltaCRLIndicator(1)), "not known"),
         (revocation_list() + b"more", "cannot be read|strict"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "list",  # the bytes are random
 )
 def test_a_list_that_does_not_hold_is_refused(crl: bytes, match: str) -> None:
     for demanded in (True, False):
