@@ -44,11 +44,12 @@ WAIT_S = 120.0
 
 _POLICY = """
 version = 1
+state = "{state}"
 profile = "development"
 domains = {{ allowed = {domains}, owners = {{ {owners} }} }}
 attestation = {{ accept = ["software-dev"] }}
 scopes = {{ names = ["text"] }}
-rollback = {{ k = 2 }}
+rollback = {{ k = 2, emergency = [{emergency}] }}
 kill = {{ then = "{then}", operators = [{operator}] }}
 [approvers]
 k = 2
@@ -109,6 +110,8 @@ class Rules:
     alpha: float = 1000.0
     waivable: bool = False
     retention_items: int = 2
+    state: str = "5" * 32
+    operator_rolls_back: bool = False
 
     def toml(self, approvers: Sequence[SigningKey], operator: SigningKey) -> bytes:
         gates = (
@@ -134,6 +137,8 @@ class Rules:
             max_change=self.max_change,
             margin=self.margin,
             then=self.then,
+            state=self.state,
+            emergency=f'"{operator.public_key.raw}"' if self.operator_rolls_back else "",
             operator=f'{{ name = "operator", public = "{operator.public_key.raw}", expires = 0 }}',
             replay_tokens=self.replay_tokens,
             traffic=str(self.traffic).lower(),

@@ -27,6 +27,7 @@ NONCE = "ab" * 32
 MEASUREMENT = "sha256:" + "5" * 64
 TCB = Tcb(boot_loader=4, tee=1, snp=0x80, microcode=209)
 LAUNCH = bytes(range(48))
+SERIALS = {"ARK": 0xA1, "ASK": 0xA2, "VCEK": 0xA3}
 CHIP = bytes(range(64, 128))
 PSS = padding.PSS(padding.MGF1(hashes.SHA384()), hashes.SHA384().digest_size)
 
@@ -118,7 +119,7 @@ class Machine:
             .subject_name(_named(name))
             .issuer_name(_named(issuer))
             .public_key(public)
-            .serial_number(1)
+            .serial_number(SERIALS[name])
             .not_valid_before(now + timedelta(days=first))
             .not_valid_after(now + timedelta(days=last))
         )
@@ -143,8 +144,33 @@ def reference(**changes: object) -> SnpReference:
         ark=hashlib.sha256(raw).hexdigest(),
         measurements=frozenset({LAUNCH.hex()}),
         minimum=Tcb(boot_loader=4, tee=0, snp=0x10, microcode=200),
+        revocation=False,
     )
     return replace(good, **changes)  # type: ignore[arg-type]
+
+
+def revocation_list(
+    *revoked: str,
+    days: tuple[int, int] = (-1, 30),
+    issuer: str = "ARK",
+    signed_by: str = "ark",
+    extension: x509.ExtensionType | None = None,
+) -> bytes:
+    """Returns the root's list as DER, with the certificates of these names on it."""
+    now = datetime.fromtimestamp(NOW, UTC)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(_named(issuer))
+        .last_update(now + timedelta(days=days[0]))
+        .next_update(now + timedelta(days=days[1]))
+    )
+    for name in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(SERIALS[name])
+        builder = builder.add_revoked_certificate(entry.revocation_date(now).build())
+    if extension is not None:
+        builder = builder.add_extension(extension, critical=True)
+    signed = builder.sign(_rsa(signed_by), hashes.SHA384(), rsa_padding=PSS)
+    return signed.public_bytes(serialization.Encoding.DER)
 
 
 def _named(name: str) -> x509.Name:

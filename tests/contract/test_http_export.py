@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -14,9 +16,10 @@ import torch
 from tests.serving import FACTS, TREES, People, Server, served, small_config
 from transformers import AutoModelForCausalLM
 
-from cambium.core.canonical import canonical_json
+from cambium.core.canonical import canonical_json, digest_json
 from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.lora import concatenated
+from cambium.serve.export import folder_of
 from cambium.trust.keys import PublicKey
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -143,3 +146,49 @@ def test_a_live_adapter_leaves_with_its_parent(server: Server, base: Path, tmp_p
 @pytest.mark.parametrize("name", ["nobody", f"trees@sha256:{'0' * 64}", "globex:trees"])
 def test_what_is_not_there_is_not_exported(server: Server, name: str) -> None:
     assert server.http.get(f"/adapters/{name}/export").status_code == 404
+
+
+def test_a_revision_leaves_as_one_folder_that_the_tool_verifies(
+    server: Server, tmp_path: Path
+) -> None:
+    folder = tmp_path / "revision"
+    answer = server.http.get("/revisions/2/export")
+    assert answer.status_code == 200, answer.text
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        archive.extractall(folder)
+    (tmp_path / "key.pub").write_text(server.get("/model-signing-key")["pem"])
+    files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    parts = {f"trees/{name}" for name in (*FILES, "router.safetensors")}
+    assert files == {"revision.json", "model.sig", *parts}
+    assert verified(folder)
+    found = json.loads((folder / "revision.json").read_bytes())
+    row = server.get("/revisions")["revisions"][1]
+    assert digest_json(found["manifest"]) == row["digest"]
+    public = PublicKey(raw=found["public"])
+    assert public.verify(canonical_json(found["manifest"]), found["signature"]["signature"])
+    data = AdapterBytes(
+        config=(folder / "trees/adapter_config.json").read_bytes(),
+        weights=(folder / "trees/adapter_model.safetensors").read_bytes(),
+    )
+    assert data.digest == found["manifest"]["bank"]["trees"]["digest"]
+    # A part moved to another domain, or the manifest of another revision.
+    (folder / "trees").rename(folder / "port")
+    assert not verified(folder)
+    (folder / "port").rename(folder / "trees")
+    assert verified(folder)
+    (folder / "revision.json").write_bytes(canonical_json(found | {"public": "0" * 64}))
+    assert not verified(folder)
+
+
+def test_the_bare_base_is_a_signed_manifest_and_what_is_not_there_is_404(server: Server) -> None:
+    answer = server.http.get("/revisions/1/export")
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert set(archive.namelist()) == {"revision.json", "model.sig"}
+    assert server.http.get("/revisions/99/export").json()["code"] == "revision_not_found"
+    for number in ("x", str(2**63), "-1"):
+        assert server.http.get(f"/revisions/{number}/export").status_code == 400
+
+
+@pytest.mark.parametrize("domain", ["..", "a/b", "a\\b", "ünı", ".git", "C:"])
+def test_no_domain_names_a_place_outside_its_folder(domain: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9_~%-]+", folder_of(domain))

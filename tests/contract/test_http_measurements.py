@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from tests.serving import TREES, People, Server, served, small_config
 
-from cambium.core.errors import SystemKilled
 from cambium.evals.local_subject import LocalSubject
 from cambium.evals.subject import Generation
+from cambium.serve.errors import SystemKilled
 
 PAIRS = [("Fact 7: the", " tree grows"), ("", "Fact 7"), ("Log 3: ship", " number")]
 

@@ -21,6 +21,7 @@ from tests.serving import (
 
 from cambium.core.canonical import digest_bytes
 from cambium.core.nouns import Action
+from cambium.lifecycle.policy_change import hand_over_target
 from cambium.trust.acts import sign_act, signature_to_json
 from cambium.trust.keys import SigningKey, generate_key
 from cambium.trust.policy import sign_policy
@@ -208,3 +209,53 @@ def test_whoevers_approval_ran_out_signs_again(base: Path, tmp_path: Path) -> No
             found = server.post(f"/proposals/{proposal}/approvals", **signed)
         assert found["blockers"] == [] and len(found["approvals"]) == 2
         server.post("/adapters/merge", proposal_id=proposal)
+
+
+def hand_over(
+    server: Server, new: SigningKey, *, by: SigningKey | None = None, **changes: str
+) -> Response:
+    toml, at = changed(server, **changes), server.get("/revisions")["state_version"]
+    act = server.act(Action.POLICY, hand_over_target(toml.encode(), new.public_key))
+    body = {
+        "toml": toml,
+        "root": new.public_key.raw,
+        "signature": signature_to_json(sign_policy(new, toml.encode(), state_version=at).signature),
+        "signatures": [signature_to_json(sign_act(by or server.people.root, act))],
+    }
+    return server.http.post("/policy", json=body)
+
+
+def test_another_root_takes_over_and_the_old_one_is_nobody(
+    server: Server, base: Path, tmp_path: Path
+) -> None:
+    old, new, thief = server.people.root, generate_key(), generate_key()
+    before = server.everything()
+    for answer, code in (
+        (hand_over(server, thief, by=thief), "quorum_missing"),
+        (hand_over(server, server.people.approvers[0]), "policy_invalid"),
+        (hand_over(server, server.people.operator), "policy_invalid"),
+        (hand_over(server, server.runtime.identity.key), "policy_invalid"),
+        (hand_over(server, old), "policy_invalid"),
+    ):
+        assert answer.json()["code"] == code
+    assert server.everything() == before
+    answer = hand_over(server, new)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["root"] == new.key_id
+    entry = server.get("/audit")["entries"][-1]
+    assert (entry["kind"], entry["body"]["root"]) == ("policy.changed", new.key_id)
+    assert {s["key_id"] for s in entry["body"]["signatures"]} == {old.key_id, new.key_id}
+    server.http.__exit__(None, None, None)
+    with served(small_config(tmp_path, model=str(base)), server.people) as again:
+        rows = {row["key_id"]: row for row in again.get("/keys")["keys"]}
+        assert rows[new.key_id]["role"] == "root"
+        assert rows[old.key_id]["role"] == "retired" and rows[old.key_id]["revoked_at"]
+        # Whatever the old root signs counts no more: a policy, its own return, a kill.
+        assert put(again, changed(again, 3)).json()["code"] == "signature_invalid"
+        assert hand_over(again, old, version="3").json()["code"] == "quorum_missing"
+        assert hand_over(again, old, by=new, version="3").json()["code"] == "policy_invalid"
+        target = again.get("/kill")["target"]
+        kill = signature_to_json(sign_act(old, again.act(Action.KILL, target)))
+        refused = again.http.post("/kill", json={"reason": "x", "signatures": [kill]})
+        assert refused.json()["code"] == "quorum_missing"
+        assert put(again, changed(again, 3), root=new).status_code == 200

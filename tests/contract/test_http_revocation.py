@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.serving import PORT, TREES, Server
+from tests.serving import PORT, TREES, People, Rules, Server, served, small_config
 
 from cambium.core.nouns import Action
 from cambium.serve.store.key_files import save_key
@@ -114,3 +114,25 @@ def test_the_command_signs_here(server: Server, tmp_path: Path, monkeypatch: Any
     assert main(command) == 0
     assert main(command) != 0
     assert main(["key", "revoke", "ed25519:none", *command[3:]]) == 1
+
+
+def test_what_was_signed_for_one_state_revokes_nothing_in_another(
+    base: Path, tmp_path: Path
+) -> None:
+    """Same people, same rules, same version: only the name of the state differs."""
+    people = People()
+    lost = people.approvers[0]
+    for name in ("a", "b"):
+        people.init(tmp_path / name, Rules(state=name * 32))
+    with served(small_config(tmp_path / "a", model=str(base)), people) as mine:
+        act = mine.act(Action.REVOKE, lost.public_key.digest)
+    signed = signature_to_json(sign_act(people.root, act))
+    body = {"reason": "lost", "signatures": [signed]}
+    path = f"/keys/{lost.key_id}/revoke"
+    with served(small_config(tmp_path / "b", model=str(base)), people) as other:
+        assert other.act(Action.REVOKE, "").state_version == act.state_version
+        refused = other.http.post(path, json=body)
+        assert refused.json()["code"] == "quorum_missing"
+        assert "another policy" in str(refused.json()["refused"])
+    with served(small_config(tmp_path / "a", model=str(base)), people) as mine:
+        assert mine.http.post(path, json=body).status_code == 200

@@ -26,10 +26,10 @@ from tests.serving import (
 )
 
 from cambium.cli import main
-from cambium.core.errors import SystemKilled
 from cambium.core.nouns import Action, Signature
 from cambium.models.engine import GenerationRequest, TokenEvent
 from cambium.models.sampling import SamplingConfig
+from cambium.serve.errors import SystemKilled
 from cambium.serve.kill_switch import KILL_FILE, write_kill_file
 from cambium.serve.store.key_files import save_key
 from cambium.trust.acts import sign_act, signature_to_json

@@ -49,6 +49,7 @@ _GROUPS = {
         review.merge,
         review.revisions,
         review.rollback,
+        review.quarantine,
         drifting.drift,
     ),
     "Stop": (killing.kill, killing.revive),

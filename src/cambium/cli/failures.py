@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cambium.core import errors
 from cambium.core.errors import CambiumError
-from cambium.serve.errors import StateLocked
+from cambium.serve.errors import PolicyMissing, StateLocked
 
 NO = 1
 WRONG_CALL = 2
@@ -20,7 +20,7 @@ INTERRUPTED = 130
 
 # Errors met on this side of HTTP, most derived first; what is not listed is `BROKEN`.
 _LOCAL: tuple[tuple[type[CambiumError], int], ...] = (
-    (errors.PolicyMissing, WRONG_CALL),
+    (PolicyMissing, WRONG_CALL),
     (errors.PolicyInvalid, WRONG_CALL),
     (errors.TrustError, NO),
     (errors.ConfigError, WRONG_CALL),

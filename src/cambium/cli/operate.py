@@ -51,9 +51,18 @@ def serve(
         port=port,
         policy=policy,
         log=os.environ.get("CAMBIUM_LOG") or "text",
+        keep_traces_days=_days_to_keep(os.environ.get("CAMBIUM_KEEP_TRACES_DAYS", "")),
         num_threads=num_threads,
     )
     run(config)
+
+
+def _days_to_keep(said: str) -> int | None:
+    """Reads for how many days traces are kept; nothing is for ever."""
+    if said and not re.fullmatch("[1-9][0-9]{0,4}", said):
+        line = f"CAMBIUM_KEEP_TRACES_DAYS is {said!r}: give a whole number of days from 1 on"
+        raise CommandFailed(line, status=WRONG_CALL)
+    return int(said) if said else None
 
 
 def _one_thread_each() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -48,3 +49,13 @@ def taking(options: type[Options]) -> Callable[[Callable[[Options], None]], Call
         return command
 
     return decorate
+
+
+class Lane(StrEnum):
+    """Which tree of the log: of what was decided, or of what was answered."""
+
+    LIFECYCLE = "lifecycle"
+    REQUESTS = "requests"
+
+
+InLane = Annotated[Lane, typer.Option("--lane", help="Which of the log's two trees.")]

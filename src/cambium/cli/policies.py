@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cambium.cli.client import connect
-from cambium.cli.failures import NO, CommandFailed
+from cambium.cli.failures import NO, WRONG_CALL, CommandFailed
+from cambium.cli.keys import read_public_key
 from cambium.cli.options import AsJson, Key, State
 from cambium.cli.output import print_json, print_line, print_record
 from cambium.cli.signing import read_key, signed_body
@@ -100,25 +101,39 @@ def put(
     key: Annotated[
         list[Path] | None, typer.Option("--key", help="An approver's, where it widens; repeat it.")
     ] = None,
+    new_root: Annotated[
+        Path | None,
+        typer.Option("--root", help="A .pub that signed FILE and becomes the root; needs --from."),
+    ] = None,
+    old_root: Annotated[
+        Path | None, typer.Option("--from", help="The root key in office, which hands over.")
+    ] = None,
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
     """Put a signed policy in force; open proposals end, since their bar was another."""
     from cambium.core.canonical import digest_bytes
+    from cambium.lifecycle.policy_change import hand_over_target
     from cambium.trust.acts import signature_to_json
 
+    if (new_root is None) != (old_root is None):
+        raise CommandFailed("--root and --from go together: give both or none", status=WRONG_CALL)
     signed = read_signed_policy(file)
     target = digest_bytes(signed.toml)
     with connect(state) as client:
         standing = client.get("/kill")
-        widen = [
+        others = [
             signed_body(k, Action.WIDEN_SCOPE, target=target, standing=standing) for k in key or ()
         ]
         body: dict[str, object] = {
             "toml": signed.toml.decode("utf-8"),
             "signature": signature_to_json(signed.signature),
-            "signatures": widen,
+            "signatures": others,
         }
+        if new_root is not None and old_root is not None:
+            public = read_public_key(new_root)
+            body["root"], target = public.raw, hand_over_target(signed.toml, public)
+            others.append(signed_body(old_root, Action.POLICY, target=target, standing=standing))
         answer = client.post("/policy", body)
     print_json(answer) if as_json else print_record(answer)
 

@@ -21,7 +21,7 @@ _WORKING = frozenset({ProposalState.CONSOLIDATING, ProposalState.CHECKING})
 _REFUSED = frozenset({ProposalState.REJECTED, ProposalState.FAILED})
 _COLUMNS = {
     "adapters": ("adapter_id", "state", "digest", "domain", "steps", "parent_revision"),
-    "revisions": ("number", "kind", "served", "of", "digest", "attestation"),
+    "revisions": ("number", "kind", "served", "quarantined", "of", "digest", "attestation"),
     "proposals": ("id", "state", "adapter", "domain", "parent_revision", "reason"),
     "gates": ("name", "verdict", "passes", "required", "effect", "ci", "threshold", "why"),
 }
@@ -163,18 +163,37 @@ def rollback(
 ) -> None:
     """Serve an earlier revision again, as a new and higher one; keys may follow each other."""
     with connect(state) as client:
-        standing = client.get("/revisions")
-        rows = rows_of(standing, "revisions")
-        target = next((row["digest"] for row in rows if row["number"] == revision), None)
-        if target is None:
-            line = f"there is no revision {revision}: see `cambium revisions`"
-            raise CommandFailed(line, status=WRONG_CALL)
-        files = [*key, *(more_keys or ())]
-        signatures = [
-            signed_body(file, Action.ROLLBACK, target=target, standing=standing) for file in files
-        ]
+        signatures = _over_revision(client, revision, Action.ROLLBACK, [*key, *(more_keys or ())])
         answer = client.post("/revisions/rollback", {"to": revision, "signatures": signatures})
     print_json(answer) if as_json else print_record(answer)
+
+
+def quarantine(
+    revision: Annotated[int, typer.Argument(metavar="REVISION", min=0)],
+    key: Keys,
+    reason: Annotated[str, typer.Option("--reason", help="It goes into the log.")],
+    more_keys: Annotated[list[Path] | None, typer.Argument(metavar="[KEY]...")] = None,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let what a revision brought never answer again: k approvers sign; roll back from it first."""
+    with connect(state) as client:
+        signatures = _over_revision(client, revision, Action.REVOKE, [*key, *(more_keys or ())])
+        body: dict[str, object] = {"reason": reason, "signatures": signatures}
+        answer = client.post(f"/revisions/{revision}/quarantine", body)
+    print_json(answer) if as_json else print_record(answer)
+
+
+def _over_revision(
+    client: Client, revision: int, action: Action, files: list[Path]
+) -> list[dict[str, object]]:
+    standing = client.get("/revisions")
+    rows = rows_of(standing, "revisions")
+    target = next((row["digest"] for row in rows if row["number"] == revision), None)
+    if target is None:
+        line = f"there is no revision {revision}: see `cambium revisions`"
+        raise CommandFailed(line, status=WRONG_CALL)
+    return [signed_body(file, action, target=target, standing=standing) for file in files]
 
 
 def _list(noun: str, state: Path | None, as_json: bool) -> None:

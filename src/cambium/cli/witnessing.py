@@ -11,7 +11,7 @@ import typer
 
 from cambium.cli.client import connect
 from cambium.cli.failures import BROKEN, NO, WRONG_CALL, CommandFailed
-from cambium.cli.options import AsJson, State
+from cambium.cli.options import AsJson, InLane, Lane, State
 from cambium.cli.output import print_json, print_line
 from cambium.cli.record import built
 
@@ -25,29 +25,31 @@ def witness(
     root: Annotated[
         Path, typer.Option("--root", metavar="FILE", help="Where the last checkpoint is kept.")
     ] = DEFAULT,
+    lane: InLane = Lane.LIFECYCLE,
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
     """Check that the log still begins as when last seen, and keep its newest checkpoint.
 
     The first time there is nothing to compare with: the server's key is taken on trust and kept.
+    Each lane has a file of its own.
     """
     from cambium.trust.audit import Checkpoint, check_checkpoint, check_grown
     from cambium.trust.keys import PublicKey
 
     kept = _read(root)
     with connect(state) as client:
-        answer = client.get("/audit/checkpoint")
+        answer = client.get("/audit/checkpoint", lane=str(lane))
         now = built(Checkpoint, answer)
         public = PublicKey(raw=str(kept["public"] if kept else answer.get("public")))
         if kept is None:
-            check_checkpoint(now, public)
+            check_checkpoint(now, public, lane)
         else:
             before = built(Checkpoint, kept)
             if now.size < before.size:
-                check_grown(before, now, (), public)
-            grown = client.get("/audit/proof", first=before.size, second=now.size)
-            check_grown(before, now, _steps(grown), public)
+                check_grown(before, now, (), public, lane)
+            grown = client.get("/audit/proof", first=before.size, second=now.size, lane=str(lane))
+            check_grown(before, now, _steps(grown), public, lane)
     _write(root, now, public.raw)
     since = kept["size"] if kept else None
     if as_json:

@@ -32,10 +32,6 @@ class CambiumError(Exception):
         return f"{line}: {self.mend}" if self.mend else line
 
 
-class SystemKilled(CambiumError, code="killed"):
-    """Somebody pulled the kill switch; only the quorum lifts it."""
-
-
 class ConfigError(CambiumError, code="config_invalid"):
     """The server or a command was set up wrongly."""
 
@@ -74,10 +70,6 @@ class Stopped(CambiumError, code="stopped"):
 
 class TrustError(CambiumError, code="trust_error"):
     """The root of what fails a check of trust; never a `ValueError`."""
-
-
-class PolicyMissing(TrustError, code="policy_missing"):
-    """No signed policy: the state can learn but not merge."""
 
 
 class PolicyInvalid(TrustError, code="policy_invalid"):

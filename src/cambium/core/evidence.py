@@ -120,10 +120,5 @@ class Verdict:
 
     def to_json(self) -> dict[str, object]:
         """Returns the verdict as it stands in evidence."""
-        return {
-            "gate": self.gate,
-            "outcome": str(self.outcome),
-            "why": self.why,
-            "decisive": self.decisive,
-            "measurement": self.measurement.to_json() if self.measurement else None,
-        }
+        measured = self.measurement.to_json() if self.measurement else None
+        return {**self.__dict__, "outcome": str(self.outcome), "measurement": measured}

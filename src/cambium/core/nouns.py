@@ -86,14 +86,7 @@ class SignedAct:
 
     def to_json(self) -> dict[str, object]:
         """Returns the payload in the contract's shape."""
-        return {
-            "domain_tag": self.domain_tag,
-            "action": str(self.action),
-            "target": self.target,
-            "state_version": self.state_version,
-            "expires": self.expires,
-            "policy": self.policy,
-        }
+        return {**self.__dict__, "action": str(self.action)}
 
     @classmethod
     def from_json(cls, value: object) -> SignedAct:
@@ -117,14 +110,8 @@ class SignedAct:
                 "a field of the payload has the wrong type or value",
                 mend="strings for tag, action, target and policy; whole numbers for the rest",
             )
-        return cls(
-            action=Action(texts["action"]),
-            target=texts["target"],
-            state_version=numbers["state_version"],
-            expires=numbers["expires"],
-            policy=texts["policy"],
-            domain_tag=texts["domain_tag"],
-        )
+        fields: dict[str, Any] = {**texts, **numbers, "action": Action(texts["action"])}
+        return cls(**fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +184,11 @@ class Revision:
         """Returns the digest of the manifest."""
         return digest_json(self.manifest())
 
+    @property
+    def adapters(self) -> frozenset[str]:
+        """Returns the digests of what answers."""
+        return frozenset(entry.adapter.digest for entry in self.bank)
+
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Revision:
         """Reads a manifest as `manifest` writes it.
@@ -208,25 +200,14 @@ class Revision:
             if manifest["type"] != "cambium/revision/v1":
                 raise KeyError("type")
             bank = tuple(
-                BankEntry(
-                    domain=domain,
-                    adapter=AdapterRef(name=entry["adapter"], digest=entry["digest"]),
-                    router_digest=entry["router"],
-                )
+                BankEntry(domain=domain, router_digest=entry["router"],
+                          adapter=AdapterRef(name=entry["adapter"], digest=entry["digest"]))
                 for domain, entry in sorted(manifest["bank"].items())
-            )
-            return cls(
-                number=manifest["number"],
-                kind=manifest["kind"],
-                base_digest=manifest["base"],
-                bank=bank,
-                policy_digest=manifest["policy"],
-                created_at=manifest["created_at"],
-                attestation=manifest["attestation"],
-                parent=manifest["parent"],
-                of=manifest["of"],
-                proposal_digest=manifest["proposal"],
-            )
+            )  # fmt: skip
+            same = ("number", "kind", "created_at", "attestation", "parent", "of")
+            return cls(base_digest=manifest["base"], bank=bank, policy_digest=manifest["policy"],
+                       proposal_digest=manifest["proposal"],
+                       **{name: manifest[name] for name in same})  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"not a revision's manifest: {error}", mend="restore a backup"

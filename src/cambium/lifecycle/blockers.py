@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cambium.core.nouns import Action, ProposalState, Revision, Signature, tenant_of
@@ -9,7 +10,7 @@ from cambium.lifecycle.proposal import FINAL, Proposal, standings
 from cambium.trust.acts import Expectation
 from cambium.trust.attestation import AttestationResult
 from cambium.trust.policy import Policy
-from cambium.trust.quorum import QuorumResult, count_quorum
+from cambium.trust.quorum import Approver, QuorumResult, count_quorum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,7 @@ class Situation:
     Args:
         attestation: None when nothing was attested, which blocks.
         revoked_keys: ids of keys that no longer count, whatever the policy lists.
+        quarantined: digests of adapters that no revision may serve again.
     """
 
     head: Revision
@@ -27,14 +29,39 @@ class Situation:
     attestation: AttestationResult | None
     now: int
     revoked_keys: frozenset[str] = frozenset()
+    quarantined: frozenset[str] = frozenset()
     killed: bool = False
+
+    def count(
+        self,
+        signatures: Sequence[Signature],
+        *,
+        action: Action,
+        target: str,
+        k: int | None = None,
+        people: Sequence[Approver] | None = None,
+    ) -> QuorumResult:
+        """Returns who of `people` (the approvers) signed this act as things stand, each verified.
+
+        Raises:
+            PolicyInvalid: a quorum of `k` (the policy's) of them cannot be.
+        """
+        expectation = Expectation(action=action, target=target, policy=self.policy.digest,
+                                  state_version=self.state_version)  # fmt: skip
+        return count_quorum(
+            [s for s in signatures if s.key_id not in self.revoked_keys],
+            approvers=self.policy.approvers if people is None else people,
+            expectation=expectation,
+            k=k or self.policy.k,
+            now=self.now,
+        )
 
 
 def blockers(proposal: Proposal, situation: Situation) -> tuple[str, ...]:
     """Returns every reason why the proposal cannot be merged; none means it can.
 
     Each begins with what kind it is: `state`, `policy`, `parent`, `domain`, `gate NAME`,
-    `attestation` or `quorum`. Every signature is verified again.
+    `quarantine`, `attestation` or `quorum`. Every signature is verified again.
     """
     policy = situation.policy
     if proposal.state in FINAL:
@@ -52,6 +79,8 @@ def blockers(proposal: Proposal, situation: Situation) -> tuple[str, ...]:
         )
     if not policy.allows_domain(proposal.domain, tenant=tenant_of(proposal.adapter_name)):
         found.append(f"domain: the policy does not list {proposal.domain!r}")
+    if proposal.candidate_digest in situation.quarantined:
+        found.append("quarantine: the candidate was served before, and taken out of service")
     for gate in standings(proposal, policy):
         if not gate.done:
             found.append(f"gate {gate.gate}: {gate.why}")
@@ -73,28 +102,15 @@ def blockers(proposal: Proposal, situation: Situation) -> tuple[str, ...]:
 def merge_quorum(proposal: Proposal, situation: Situation) -> QuorumResult:
     """Returns who approved the proposal as it stands now, each signature verified again."""
     digest = proposal.proposal_digest
-    return _quorum(proposal.approvals if digest else (), Action.APPROVE, digest or "", situation)
+    approvals = proposal.approvals if digest else ()
+    return situation.count(approvals, action=Action.APPROVE, target=digest or "")
 
 
 def waiver_quorum(proposal: Proposal, gate: str, situation: Situation) -> QuorumResult:
     """Returns who waived a gate of the proposal as it stands now, each signature verified again."""
     signatures = tuple(w.signature for w in proposal.waivers if w.gate == gate)
-    return _quorum(signatures, Action.WAIVE_GATE, proposal.waiver_target(gate), situation)
-
-
-def _quorum(
-    signatures: tuple[Signature, ...], action: Action, target: str, situation: Situation
-) -> QuorumResult:
-    policy = situation.policy
-    expectation = Expectation(action=action, target=target, policy=policy.digest,
-                              state_version=situation.state_version)  # fmt: skip
-    return count_quorum(
-        [s for s in signatures if s.key_id not in situation.revoked_keys],
-        approvers=policy.approvers,
-        expectation=expectation,
-        k=policy.k,
-        now=situation.now,
-    )
+    target = proposal.waiver_target(gate)
+    return situation.count(signatures, action=Action.WAIVE_GATE, target=target)
 
 
 def find_attestation_refusal(situation: Situation) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from cambium.core.canonical import is_digest
 from cambium.core.evidence import GateSpec, Measurement, Outcome, Verdict
@@ -49,27 +50,21 @@ def judge(
         error: what went wrong instead of a measurement.
         used: items digests of this gate's earlier looks; see `used_items`.
     """
+    # Evidence is JSON, which has no place for what is not finite.
+    kept = measurement if measurement and measurement.is_finite() else None
+    verdict = partial(Verdict, gate=spec.name, measurement=kept if error is None else None)
     if error is not None or measurement is None:
-        why = error or "nothing was measured"
-        return Verdict(gate=spec.name, outcome=Outcome.ERROR, why=why)
+        return verdict(outcome=Outcome.ERROR, why=error or "nothing was measured")
     if problem := _find_problem(spec, measurement, used):
-        # Evidence is JSON, which has no place for what is not finite.
-        kept = measurement if measurement.is_finite() else None
-        return Verdict(gate=spec.name, outcome=Outcome.ERROR, why=problem, measurement=kept)
+        return verdict(outcome=Outcome.ERROR, why=problem)
     low, high = measurement.ci
     if low > spec.threshold:
         why = f"lower bound {low:.4g} is above {spec.threshold:.4g}"
-        return Verdict(gate=spec.name, outcome=Outcome.PASS, why=why, measurement=measurement)
+        return verdict(outcome=Outcome.PASS, why=why)
     decisive = high <= spec.threshold
     bound = f"even the upper bound {high:.4g}" if decisive else f"lower bound {low:.4g}"
     why = f"{bound} is not above {spec.threshold:.4g} ({spec.metric})"
-    return Verdict(
-        gate=spec.name,
-        outcome=Outcome.FAIL,
-        why=why,
-        decisive=decisive,
-        measurement=measurement,
-    )
+    return verdict(outcome=Outcome.FAIL, why=why, decisive=decisive)
 
 
 def used_items(gate: str, looks: Iterable[Sequence[Verdict]]) -> frozenset[str]:
@@ -95,15 +90,10 @@ def standing(spec: GateSpec, verdicts: Sequence[Verdict], *, waived: bool = Fals
     waiting = f"{passes} of {spec.passes_required} passes in a row"
     if own and outcome not in COUNTED:
         waiting = f"{waiting}; the last look could not be judged: {own[-1].why}"
-    return GateStanding(
-        gate=spec.name,
-        passes_in_a_row=passes,
-        looks=len(counted),
-        outcome=outcome,
-        done=waived or (done and not refusal),
-        refused=bool(refusal),
-        why=refusal or ("waived" if waived else waiting if own else "not measured yet"),
-    )
+    why = refusal or ("waived" if waived else waiting if own else "not measured yet")
+    return GateStanding(gate=spec.name, passes_in_a_row=passes, looks=len(counted), why=why,
+                        outcome=outcome, done=waived or (done and not refusal),
+                        refused=bool(refusal))  # fmt: skip
 
 
 def _find_problem(spec: GateSpec, measurement: Measurement, used: frozenset[str]) -> str:

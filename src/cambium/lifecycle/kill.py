@@ -10,7 +10,7 @@ from cambium.core.errors import TrustError
 from cambium.core.nouns import Action, Signature
 from cambium.trust.acts import Expectation, check_act, signature_to_json
 from cambium.trust.policy import Policy
-from cambium.trust.quorum import Approver, QuorumResult, need_quorum, too_few
+from cambium.trust.quorum import Approver, QuorumResult, count_quorum, met, too_few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def authorise_kill(
         else:
             return Killed(reason=reason, name=person.name, signature=signature)
     found = QuorumResult(k=1, n=len(known), signatures=(), refused=tuple(refused))
-    raise too_few(Action.KILL, found)
+    raise too_few(found, Action.KILL)
 
 
 def authorise_revival(
@@ -96,11 +96,8 @@ def authorise_revival(
     Raises:
         ThresholdNotMet: fewer than k distinct approvers signed exactly that.
     """
-    return need_quorum(
-        [s for s in signatures if s.key_id not in revoked],
-        approvers=policy.approvers,
-        expectation=Expectation(action=Action.REVIVE, target=killed.digest,
-                                state_version=state_version, policy=policy.digest),
-        k=policy.k,
-        now=now,
-    )  # fmt: skip
+    expected = Expectation(action=Action.REVIVE, target=killed.digest,
+                           state_version=state_version, policy=policy.digest)  # fmt: skip
+    standing = [s for s in signatures if s.key_id not in revoked]
+    return met(count_quorum(standing, approvers=policy.approvers, expectation=expected, k=policy.k,
+                            now=now), Action.REVIVE)  # fmt: skip

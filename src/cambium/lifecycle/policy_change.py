@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from cambium.core.canonical import digest_bytes
+from cambium.core.canonical import digest_bytes, digest_json
 from cambium.core.errors import PolicyInvalid, ReplayDetected
 from cambium.core.nouns import Action, Signature
 from cambium.lifecycle.blockers import Situation
-from cambium.trust.acts import Expectation
 from cambium.trust.keys import PublicKey
 from cambium.trust.policy import MAX_NUMBER, Policy, SignedPolicy, verify_policy
-from cambium.trust.quorum import need_quorum
+from cambium.trust.quorum import Approver, met
 
 _STRICTEST = {"profile": "production", "kill.then": "nothing"}
 _STRICTER_WHEN_MORE = {"k", "threshold", "passes_required", "min_items", "confidence",
@@ -27,39 +26,57 @@ def authorise_policy(
     *,
     situation: Situation,
     root_public: PublicKey,
+    new_root: PublicKey | None = None,
 ) -> tuple[Policy, tuple[str, ...], tuple[Signature, ...]]:
-    """Returns the new policy, what it widens, and the approvers' signatures for that.
+    """Returns the new policy, what it widens, and the others' signatures that it needed.
 
     The root signs every policy. One that widens anything also needs k approvers of the policy in
     force, who sign `widen_scope` over the digest of the text; where fewer than k are left, the
     root alone can put others in their place, and nothing else.
 
+    Args:
+        new_root: the key that signed, where it takes the root's place; the root in office signs
+            `policy` over `hand_over_target` for that.
+
     Raises:
         SignatureInvalid, DigestMismatch, PolicyInvalid: the root did not sign this text as a
-            policy, its version is not higher, or it lists a revoked key.
+            policy, it is another state's, its version is not higher, or it lists a revoked key.
         ReplayDetected: it was signed for another version of the state.
-        ThresholdNotMet: it widens, and fewer than k approvers say yes.
+        ThresholdNotMet: it widens, and fewer than k approvers say yes; or the root in office does
+            not hand over to the new one.
     """
-    old, new = situation.policy, verify_policy(signed, root_public)
+    old, new = situation.policy, verify_policy(signed, new_root or root_public)
     if signed.signature.act.state_version != situation.state_version:
         raise ReplayDetected(f"the state's version is {situation.state_version} now",
                              mend="look at the policy in force and sign again")  # fmt: skip
+    if new.state != old.state:
+        raise PolicyInvalid("it is another state's policy", mend=f'write state = "{old.state}"')
     if new.version <= old.version:
         raise PolicyInvalid(f"version {new.version} is not above {old.version}",
                             mend="raise the policy's version")  # fmt: skip
     revoked, now = situation.revoked_keys, situation.now
     if gone := {p.name for p in (*new.approvers, *new.operators) if p.key_id in revoked}:
         raise PolicyInvalid(f"revoked keys are listed: {sorted(gone)}", mend="list new keys")
+    handed: tuple[Signature, ...] = ()
+    if new_root is not None:
+        target = hand_over_target(signed.toml, new_root)
+        handed = met(situation.count(signatures, action=Action.POLICY, target=target, k=1,
+                                     people=[Approver(name="root", public=root_public)]),
+                     Action.POLICY)  # fmt: skip
     wider = tuple(widenings(old.content, new.content))
     left = [a for a in old.approvers if a.key_id not in revoked and not a.has_expired(now)]
     if sum(not person.has_expired(now) for person in new.approvers) < new.k:
         raise PolicyInvalid("fewer than k of its approvers' keys still count", mend="list new keys")
     if not wider or (len(left) < old.k and all(w.startswith("approvers.") for w in wider)):
-        return new, wider, ()
-    expected = Expectation(action=Action.WIDEN_SCOPE, target=digest_bytes(signed.toml),
-                           state_version=situation.state_version, policy=old.digest)  # fmt: skip
-    counted = need_quorum(signatures, approvers=left, expectation=expected, k=old.k, now=now)
-    return new, wider, counted
+        return new, wider, handed
+    found = situation.count(signatures, action=Action.WIDEN_SCOPE,
+                            target=digest_bytes(signed.toml), people=left)  # fmt: skip
+    return new, wider, (*handed, *met(found, Action.WIDEN_SCOPE))
+
+
+def hand_over_target(toml: bytes, new_root: PublicKey) -> str:
+    """Returns what the root in office signs to make another key the root, from this policy on."""
+    return digest_json({"root": new_root.digest, "policy": digest_bytes(toml)})
 
 
 def widenings(old: Mapping[str, object], new: Mapping[str, object]) -> Iterator[str]:

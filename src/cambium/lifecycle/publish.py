@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, replace
+from functools import partial
 from typing import final
 
 from cambium.core.canonical import is_digest
@@ -23,11 +24,10 @@ from cambium.lifecycle.blockers import (
 )
 from cambium.lifecycle.evidence import check_evidence
 from cambium.lifecycle.proposal import Proposal
-from cambium.trust.acts import Expectation
 from cambium.trust.attestation import AttestationResult
 from cambium.trust.keys import PublicKey
 from cambium.trust.policy import Policy
-from cambium.trust.quorum import need_quorum
+from cambium.trust.quorum import met
 
 NOT_ATTESTED = "none"
 FIRST_REVISION = 1
@@ -65,15 +65,9 @@ def authorise_genesis(*, base_digest: str, policy: Policy | None, now: int) -> P
     """
     if not is_digest(base_digest):
         raise DigestMismatch("the base has no digest", mend="hash the base's files")
-    revision = Revision(
-        number=FIRST_REVISION,
-        kind="genesis",
-        base_digest=base_digest,
-        bank=(),
-        policy_digest=policy.digest if policy else "",
-        created_at=now,
-        attestation=NOT_ATTESTED,
-    )
+    revision = Revision(number=FIRST_REVISION, kind="genesis", base_digest=base_digest, bank=(),
+                        policy_digest=policy.digest if policy else "", created_at=now,
+                        attestation=NOT_ATTESTED)  # fmt: skip
     return PublishOrder(
         revision=revision, reason="genesis", signatures=(), attestation=None, mint=_MINT
     )
@@ -106,8 +100,8 @@ def authorise_merge(
         found.append(f"evidence: {error.message}")
     if not is_digest(router_digest):
         found.append("router: it has no digest")
-    attestation, candidate = situation.attestation, proposal.candidate_digest
-    if found or attestation is None or candidate is None:
+    candidate = proposal.candidate_digest
+    if found or candidate is None:
         raise NotMergeable(f"proposal {proposal.id} cannot be merged: {'; '.join(found)}",
                            mend="clear what blocks it", detail={"blockers": found})  # fmt: skip
     entry = BankEntry(
@@ -116,18 +110,14 @@ def authorise_merge(
         router_digest=router_digest,
     )
     others = [e for e in situation.head.bank if e.domain != proposal.domain]
-    revision = _next_revision(
-        situation,
-        attestation,
-        kind="merge",
-        bank=tuple(sorted([*others, entry], key=lambda e: e.domain)),
-        proposal_digest=proposal.proposal_digest,
-    )
+    bank = tuple(sorted([*others, entry], key=lambda e: e.domain))
+    revision = _next_revision(situation, kind="merge", bank=bank, of=None,
+                              proposal_digest=proposal.proposal_digest)  # fmt: skip
     return PublishOrder(
         revision=revision,
         reason=f"merge of proposal {proposal.id}",
         signatures=merge_quorum(proposal, situation).signatures,
-        attestation=attestation,
+        attestation=situation.attestation,
         mint=_MINT,
     )
 
@@ -140,10 +130,11 @@ def authorise_rollback(
     The signatures' target is `to.digest`. The caller has verified that the server signed `to`.
 
     Raises:
-        IllegalTransition: `to` is the head itself, or above it.
+        IllegalTransition: `to` is the head itself or above it, or holds what is in quarantine.
         DigestMismatch: `to` is of another base.
         AttestationRefused: the attestation does not do under the policy.
-        ThresholdNotMet: fewer than `rollback_k` distinct valid signatures; `detail["refused"]`.
+        ThresholdNotMet: fewer than `rollback_k` distinct valid signatures, and no emergency key's;
+            `detail["refused"]`.
         PolicyInvalid: the policy's quorum cannot be.
     """
     head, policy = situation.head, situation.policy
@@ -152,46 +143,38 @@ def authorise_rollback(
                                 mend="name an earlier revision")  # fmt: skip
     if to.base_digest != head.base_digest:
         raise DigestMismatch("that revision is of another base", mend="serve that base")
-    attestation, refusal = situation.attestation, find_attestation_refusal(situation)
-    if attestation is None or refusal:
+    if refusal := find_attestation_refusal(situation):
         raise AttestationRefused(f"no rollback: {refusal}", mend="attest again")
-    counted = need_quorum(
-        [s for s in signatures if s.key_id not in situation.revoked_keys],
-        approvers=policy.approvers,
-        expectation=Expectation(action=Action.ROLLBACK, target=to.digest,
-                                state_version=situation.state_version, policy=policy.digest),
-        k=policy.rollback_k,
-        now=situation.now,
-    )  # fmt: skip
-    revision = _next_revision(situation, attestation, kind="rollback", bank=to.bank, of=to.number)
+    asked = partial(situation.count, signatures, action=Action.ROLLBACK, target=to.digest)
+    found, alone = asked(k=policy.rollback_k), False
+    if policy.emergency and not found.met:
+        one = asked(k=1, people=policy.emergency)
+        found, alone = (one, True) if one.met else (found, False)
+    counted = met(found, Action.ROLLBACK)
+    revision = _next_revision(situation, kind="rollback", bank=to.bank, of=to.number,
+                              proposal_digest=None)  # fmt: skip
     return PublishOrder(
         revision=revision,
-        reason=f"rollback to revision {to.number}",
+        reason=f"rollback to revision {to.number}" + ", by an emergency key" * alone,
         signatures=counted,
-        attestation=attestation,
+        attestation=situation.attestation,
         mint=_MINT,
     )
 
 
 def _next_revision(
     situation: Situation,
-    attestation: AttestationResult,
     *,
     kind: str,
     bank: tuple[BankEntry, ...],
-    of: int | None = None,
-    proposal_digest: str | None = None,
+    of: int | None,
+    proposal_digest: str | None,
 ) -> Revision:
-    head = situation.head
-    return Revision(
-        number=head.number + 1,
-        kind=kind,
-        base_digest=head.base_digest,
-        bank=bank,
-        policy_digest=situation.policy.digest,
-        created_at=situation.now,
-        attestation=attestation.label,
-        parent=head.digest,
-        of=of,
-        proposal_digest=proposal_digest,
-    )
+    head, attestation = situation.head, situation.attestation
+    if any(entry.adapter.digest in situation.quarantined for entry in bank):
+        raise IllegalTransition("it would serve an adapter that is in quarantine",
+                                mend="name a revision without it")  # fmt: skip
+    return replace(head, number=head.number + 1, kind=kind, bank=bank, parent=head.digest, of=of,
+                   policy_digest=situation.policy.digest, created_at=situation.now,
+                   attestation=attestation.label if attestation else NOT_ATTESTED,
+                   proposal_digest=proposal_digest)  # fmt: skip

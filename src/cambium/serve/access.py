@@ -68,6 +68,8 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("POST", "/proposals/{proposal_id}/reject", _REVIEW),
     ("GET", "/revisions", _READ),
     ("POST", "/revisions/rollback", _RELEASE),
+    ("POST", "/revisions/{number}/quarantine", _RELEASE),
+    ("GET", "/revisions/{number}/export", _READ),
     # Valid by signature, like an approval.
     ("POST", "/signatures", _ALL),
     ("GET", "/signatures", _READ),

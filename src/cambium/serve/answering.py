@@ -18,6 +18,7 @@ from cambium.serve.api.openai.runtime import Answerer, ModelEntry, TraceDraft
 from cambium.serve.bank import Bank, stored_bytes
 from cambium.serve.errors import AdapterNotFound, DomainNotFound, ModelNotFound
 from cambium.serve.names import parse_model_name
+from cambium.serve.quarantined import refuse_quarantined
 from cambium.serve.store.records import TraceRow
 from cambium.serve.telemetry import record_answer
 
@@ -194,9 +195,10 @@ class Answering:
         )
 
     def _version(self, name: str, digest: str) -> Lora:
-        key = f"{name}@{digest}"
+        key, state = f"{name}@{digest}", self.runtime.state
+        with state.read() as tx:
+            refuse_quarantined(tx, name, digest)
         if key not in self._versions:
-            state = self.runtime.state
             try:
                 with state.read() as tx:
                     row = tx.get_version(name, digest)

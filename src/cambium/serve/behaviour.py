@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import CambiumError, Stopped, SystemKilled
+from cambium.core.errors import CambiumError, Stopped
 from cambium.core.nouns import ProposalState
 from cambium.evals.behaviour import BehaviourConfig, PromptBank, behaviour_diff, prompt_bank
 from cambium.evals.behaviour.sampling import SamplingPlan, sample_arms
@@ -19,6 +19,7 @@ from cambium.models.encoder import Encoder
 from cambium.models.engine import Engine
 from cambium.models.lora import Lora
 from cambium.serve.checking import Checker
+from cambium.serve.errors import SystemKilled
 from cambium.serve.following import Following
 from cambium.serve.proposal_records import Filed, to_row
 from cambium.serve.proposals import Proposals

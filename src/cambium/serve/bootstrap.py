@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -139,8 +140,13 @@ def render_policy(
     operator: Approver | None = None,
     k: int = 2,
     rollback_k: int = 2,
+    state: str = "",
 ) -> bytes:
-    """Returns the development profile's commented text; `parse_policy` says if it is valid."""
+    """Returns the development profile's commented text; `parse_policy` says if it is valid.
+
+    Args:
+        state: what names the state, 32 hex digits; a new name if it is left out.
+    """
     # TOML reads JSON's strings as they are.
     listed, operators = (
         "\n".join(
@@ -153,6 +159,7 @@ def render_policy(
     template = resources.files("cambium.serve").joinpath("development_policy.toml")
     text = template.read_text(encoding="utf-8")
     values = {
+        "state": state or secrets.token_hex(16),
         "k": str(k),
         "rollback_k": str(rollback_k),
         "approvers": listed,
@@ -194,7 +201,13 @@ def stored_policy(tx: Transaction) -> Policy | None:
     if row is None or root is None:
         return None
     signed = SignedPolicy(toml=row.toml.encode(), signature=signature_from_json(row.signature))
-    policy = verify_policy(signed, PublicKey(raw=root))
+    try:
+        policy = verify_policy(signed, PublicKey(raw=root))
+    except PolicyInvalid as error:  # the root did sign it: it is what an earlier version asked for
+        raise ConfigError(
+            f"this state's policy is not one of this version ({error.message})",
+            mend="start another state with `cambium init`, or serve this one with its own version",
+        ) from error
     if policy.digest != row.digest:
         raise PolicyInvalid(
             "the stored policy is not the one that was signed", mend="restore a backup"

@@ -28,6 +28,7 @@ class ServerConfig:
         in_process: requests come from this very process, whose user holds the state's files and
             needs no token. Never with a socket.
         log: `text` or `json`.
+        keep_traces_days: after which what stood behind an answer is deleted; None keeps it.
         num_threads: that a pass runs on; None for torch's own choice.
     """
 
@@ -45,6 +46,7 @@ class ServerConfig:
     num_diff_prompts: int = 150
     measure_drift: bool = True
     log: str = "text"
+    keep_traces_days: int | None = None
     num_threads: int | None = None
     in_process: bool = False
 

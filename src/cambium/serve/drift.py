@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cambium.core.errors import CambiumError, Stopped, SystemKilled
+from cambium.core.errors import CambiumError, Stopped
 from cambium.core.nouns import BankEntry, Revision
 from cambium.evals.drift import (
     Arm,
@@ -43,7 +43,7 @@ from cambium.models.engine import Engine
 from cambium.models.lora import Lora, from_bytes
 from cambium.models.representing import represents
 from cambium.serve.bank import stored_bytes
-from cambium.serve.errors import StorageFull
+from cambium.serve.errors import StorageFull, SystemKilled
 from cambium.serve.jobs import JobRunner
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import verified_revision

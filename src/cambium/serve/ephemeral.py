@@ -218,7 +218,7 @@ class EphemeralAdapters:
                 raise AdapterExpired(f"adapter {name!r} has expired", mend="create another")
             if record.state is AdapterState.QUARANTINED:
                 raise AdapterQuarantined(
-                    f"adapter {name!r} failed its alignment check and is quarantined",
+                    f"adapter {name!r} failed its alignment check, or its parent is in quarantine",
                     mend=f"see GET /adapters/{name}",
                 )
             live = self._live.get(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cambium.core.errors import CambiumError, DataError, NotFound
+from cambium.core.errors import CambiumError, DataError, NotFound, TrustError
 
 
 class NotUtf8(DataError, code="not_utf8"):
@@ -54,7 +54,7 @@ class NotCurrent(CambiumError, code="not_current"):
 
 
 class AdapterQuarantined(CambiumError, code="adapter_quarantined"):
-    """An adapter that failed its alignment check; it stays out for good."""
+    """An adapter that failed its check, or came with a revision in quarantine; it stays out."""
 
 
 class Unauthenticated(CambiumError, code="unauthenticated"):
@@ -87,3 +87,11 @@ class StateCorrupt(CambiumError, code="state_corrupt"):
 
 class StorageFull(CambiumError, code="storage_full"):
     """The disk took no more; nothing was changed."""
+
+
+class SystemKilled(CambiumError, code="killed"):
+    """Somebody pulled the kill switch; only the quorum lifts it."""
+
+
+class PolicyMissing(TrustError, code="policy_missing"):
+    """No signed policy: the state can learn but not merge."""

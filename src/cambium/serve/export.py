@@ -1,20 +1,27 @@
-"""Adapters as folders that PEFT loads; what was merged carries a signature that others verify."""
+"""Adapters and revisions as folders; what was merged carries a signature that others verify."""
 
 from __future__ import annotations
 
 import io
 import zipfile
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
+from cambium.core.canonical import canonical_json
 from cambium.core.errors import NotFound
 from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.lora import concatenated, to_bytes
 from cambium.serve.bank import stored_bytes
 from cambium.serve.errors import AdapterNotFound
 from cambium.serve.model_signing import SIGNATURE_FILE
+from cambium.serve.publish import verified_revision
+from cambium.serve.quarantined import refuse_quarantined
 
 if TYPE_CHECKING:
     from cambium.serve.runtime import Runtime
+
+REVISION_FILE = "revision.json"
+ROUTER_FILE = "router.safetensors"
 
 
 def export_files(runtime: Runtime, name: str, digest: str | None) -> dict[str, bytes]:
@@ -35,6 +42,7 @@ def export_files(runtime: Runtime, name: str, digest: str | None) -> dict[str, b
         return _files(to_bytes(lora, fan_in_fan_out=runtime.base.transposed))
     try:
         with runtime.state.read() as tx:
+            refuse_quarantined(tx, name, digest)
             version = tx.get_version(name, digest)
             merged = {
                 (entry["adapter"], entry["digest"])
@@ -50,6 +58,41 @@ def export_files(runtime: Runtime, name: str, digest: str | None) -> dict[str, b
         folder = f"{name.rpartition(':')[2]}@{digest}"
         files[SIGNATURE_FILE] = runtime.model_signer.bundle(folder, files)
     return files
+
+
+def export_revision(runtime: Runtime, number: int) -> dict[str, bytes]:
+    """Returns the files of a revision's folder by path, signed together.
+
+    `revision.json` is the manifest under the server's signature; each domain has a folder with
+    the very bytes that the manifest names: an adapter that PEFT loads, and its router's index.
+
+    Raises:
+        RevisionNotFound: there is no such revision.
+        AdapterQuarantined: it holds what was taken out of service.
+        SignatureInvalid, DigestMismatch: stored bytes are not what was signed.
+    """
+    state, server = runtime.state, runtime.identity.key.public_key
+    with state.read() as tx:
+        row = tx.get_revision(number)
+        revision = verified_revision(row, server)
+        versions = {}
+        for entry in revision.bank:
+            refuse_quarantined(tx, entry.adapter.name, entry.adapter.digest)
+            versions[entry] = tx.get_version(entry.adapter.name, entry.adapter.digest)
+    signed = {"manifest": row.manifest, "signature": row.signature, "public": server.raw}
+    files = {REVISION_FILE: canonical_json(signed)}
+    for entry, version in versions.items():
+        folder = folder_of(entry.domain)
+        for name, content in _files(stored_bytes(state, version)).items():
+            files[f"{folder}/{name}"] = content
+        files[f"{folder}/{ROUTER_FILE}"] = state.blobs.get(entry.router_digest)
+    files[SIGNATURE_FILE] = runtime.model_signer.bundle(f"revision-{number}", files)
+    return files
+
+
+def folder_of(domain: str) -> str:
+    """Returns a domain as one name of a folder, whatever characters it holds."""
+    return quote(domain, safe="").replace(".", "%2E")
 
 
 def zipped(files: dict[str, bytes]) -> bytes:

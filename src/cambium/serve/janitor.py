@@ -1,16 +1,18 @@
-"""What must leave: adapters whose time is over, and the bytes that no row names any more."""
+"""What must leave: adapters whose time is over, old traces, bytes that no row names any more."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from cambium.core.errors import CambiumError
 from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.store.state import State
 
 PERIOD_S = 10.0
+FORGET_S = 600.0
 # A blob is put before the row that names it; what is younger than this is left alone.
 GRACE_S = 20.0
 _log = logging.getLogger(__name__)
@@ -23,9 +25,14 @@ class Janitor:
     are off the disk within `PERIOD_S + GRACE_S` of that.
     """
 
-    def __init__(self, adapters: EphemeralAdapters, state: State) -> None:
+    def __init__(
+        self, adapters: EphemeralAdapters, state: State, *, forget: Callable[[], object] = int
+    ) -> None:
+        """Takes what lets old traces go, which is called every `FORGET_S`."""
         self._adapters = adapters
         self._state = state
+        self._forget = forget
+        self._forget_at = 0.0
         self._seen_seq = -1
         self._sweep_until = 0.0
         self._stop = threading.Event()
@@ -40,6 +47,9 @@ class Janitor:
         last sweep after its grace means that there is nothing to do.
         """
         self._adapters.expire()
+        if time.monotonic() >= self._forget_at:
+            self._forget()
+            self._forget_at = time.monotonic() + FORGET_S
         with self._state.read() as tx:
             last = tx.last_audit_entry()
         now = time.monotonic()

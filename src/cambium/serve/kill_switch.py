@@ -25,11 +25,10 @@ from cambium.core.errors import (
     CambiumError,
     DataError,
     IllegalTransition,
-    SystemKilled,
 )
 from cambium.core.nouns import Signature
 from cambium.lifecycle.kill import Killed, Standing, authorise_kill, authorise_revival
-from cambium.serve.errors import NotCurrent
+from cambium.serve.errors import NotCurrent, SystemKilled
 from cambium.serve.group_signature import group_signature
 from cambium.serve.log_head import sign_newest
 from cambium.serve.rules import Rules

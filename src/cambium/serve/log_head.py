@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from cambium.core.errors import DataError
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
+from cambium.serve.store.tree import Tree
 from cambium.trust.audit import (
     AuditEntry,
     Checkpoint,
@@ -36,7 +37,7 @@ def sign_newest(tx: Transaction, key: SigningKey) -> Checkpoint:
     before = tx.latest_checkpoint()
     size = before.size if before else 0
     if before is not None:
-        root = _folded(tx, lambda node: tree_root(size, node))
+        root = root_of(tx.audit_tree, size)
         # Ed25519 signs the same bytes the same way, so signing again verifies.
         if sign_checkpoint(key, size, root) != before:
             raise log_broken(size, "it is not the tree that was signed")
@@ -69,47 +70,58 @@ def _pages(tx: Transaction, size: int) -> Iterator[list[AuditEntry]]:
         yield tx.audit_entries(since=since, limit=min(PAGE, size + 1 - since))
 
 
-def prove_entry(tx: Transaction, seq: int, size: int) -> dict[str, Any]:
+def root_of(tree: Tree, size: int) -> bytes:
+    """Returns the root of the first `size` leaves, folded from what the database holds.
+
+    Raises:
+        AuditBroken: a node is missing.
+    """
+    return _folded(tree, lambda node: tree_root(size, node))
+
+
+def prove_entry(tree: Tree, seq: int, size: int) -> dict[str, Any]:
     """Returns what leads from an entry to the root of the first `size` entries.
 
     Raises:
         DataError: the log has no such entry, or is shorter.
     """
-    if not 1 <= seq <= size <= tx.audit_size():
+    whole = tree.size()
+    if not 1 <= seq <= size <= whole:
         raise DataError(
-            f"entry {seq} of {size} is not in a log of {tx.audit_size()}",
+            f"entry {seq} of {size} is not in a log of {whole}",
             mend="ask for 1 <= seq <= size, and no more than the log holds",
         )
 
     def fold(node: Node) -> tuple[list[bytes], bytes]:
         return inclusion_proof(seq - 1, size, node), tree_root(size, node)
 
-    return {"leaf_index": seq - 1, "tree_size": size, **_proved(*_folded(tx, fold))}
+    return {"leaf_index": seq - 1, "tree_size": size, **_proved(*_folded(tree, fold))}
 
 
-def prove_growth(tx: Transaction, first: int, second: int) -> dict[str, Any]:
+def prove_growth(tree: Tree, first: int, second: int) -> dict[str, Any]:
     """Returns what shows that the first `second` entries begin with the first `first`.
 
     Raises:
         DataError: the log is shorter, or the sizes are the wrong way round.
     """
-    if not 0 <= first <= second <= tx.audit_size():
+    whole = tree.size()
+    if not 0 <= first <= second <= whole:
         raise DataError(
-            f"sizes {first} and {second} are not those of a log that grew to {tx.audit_size()}",
+            f"sizes {first} and {second} are not those of a log that grew to {whole}",
             mend="ask for first <= second, and no more than the log holds",
         )
 
     def fold(node: Node) -> tuple[list[bytes], bytes]:
         return consistency_proof(first, second, node), tree_root(second, node)
 
-    return {"first": first, "second": second, **_proved(*_folded(tx, fold))}
+    return {"first": first, "second": second, **_proved(*_folded(tree, fold))}
 
 
 def _proved(proof: list[bytes], root: bytes) -> dict[str, Any]:
     return {"root": to_text(root), "proof": [to_text(step) for step in proof]}
 
 
-def _folded(tx: Transaction, fold: Callable[[Node], Folded]) -> Folded:
+def _folded(tree: Tree, fold: Callable[[Node], Folded]) -> Folded:
     """Runs `fold` over the log's nodes, fetched together: a first run shows which it asks for."""
     wanted: set[tuple[int, int]] = set()
 
@@ -118,5 +130,5 @@ def _folded(tx: Transaction, fold: Callable[[Node], Folded]) -> Folded:
         return bytes(32)
 
     fold(note)
-    found = tx.audit_nodes(wanted)
+    found = tree.nodes(wanted)
     return fold(lambda level, position: found[level, position])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +13,15 @@ from cambium.lifecycle.publish import PublishOrder, authorise_merge, authorise_r
 from cambium.serve.attestation_report import to_ear
 from cambium.serve.bank import Bank
 from cambium.serve.drift import DriftTracker
+from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.errors import RevisionNotFound
 from cambium.serve.following import Following
 from cambium.serve.group_signature import group_signature
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published, verified_revision
+from cambium.serve.quarantine import quarantine_revision
+from cambium.serve.quarantined import quarantined
 from cambium.serve.review import Review
 from cambium.serve.situation import situation_now
 from cambium.serve.spans import span
@@ -40,12 +43,14 @@ class Releases:
         *,
         published: Published,
         review: Review,
+        adapters: EphemeralAdapters,
         drift: DriftTracker,
         deciding: Following,
     ) -> None:
         self._proposals = proposals
         self._published = published
         self._review = review
+        self._adapters = adapters
         self._drift = drift
         self._deciding = deciding
 
@@ -101,12 +106,29 @@ class Releases:
             "revision_digest": order.revision.digest,
         }
 
+    def quarantine(
+        self, number: int, reason: str, signatures: Sequence[Signature]
+    ) -> dict[str, Any]:
+        """Lets what a revision brought never answer again; see `quarantine_revision`."""
+        with self._deciding:
+            with self._deciding.transaction() as tx:
+                found = quarantine_revision(
+                    number,
+                    reason,
+                    signatures,
+                    tx,
+                    proposals=self._proposals,
+                    situation=situation_now(self._proposals, self._published),
+                )
+            self._adapters.forget_ended()
+        return found
+
     def list(self) -> list[dict[str, Any]]:
         """Returns every revision, oldest first, the served one marked."""
         with self._proposals.state.read() as tx:
-            rows = tx.list_revisions()
+            rows, barred = tx.list_revisions(), quarantined(tx)
         served = self._published.bank.revision.number
-        return [_revision_view(row, served=row.number == served) for row in rows]
+        return [_revision_view(row, served=row.number == served, barred=barred) for row in rows]
 
     def _write(
         self, order: PublishOrder, tx: Transaction, *, merged: Filed | None
@@ -174,7 +196,7 @@ def served_digest(served: dict[str, str]) -> str:
     return next(iter(served.values())) if len(served) == 1 else digest_json(served)
 
 
-def _revision_view(row: RevisionRow, *, served: bool) -> dict[str, Any]:
+def _revision_view(row: RevisionRow, *, served: bool, barred: Collection[str]) -> dict[str, Any]:
     manifest: dict[str, Any] = row.manifest
     return {
         "number": row.number,
@@ -182,6 +204,7 @@ def _revision_view(row: RevisionRow, *, served: bool) -> dict[str, Any]:
         "kind": manifest["kind"],
         "of": manifest["of"],
         "served": served,
+        "quarantined": any(e["digest"] in barred for e in manifest["bank"].values()),
         "bank": manifest["bank"],
         "attestation": manifest["attestation"],
         "proposal": manifest["proposal"],

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cambium.core.errors import PolicyMissing
 from cambium.serve.bounds import BARE_BUDGET
+from cambium.serve.errors import PolicyMissing
 from cambium.trust.policy import LearningBudget, Policy, TrafficBudget
 
 

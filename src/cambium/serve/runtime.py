@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
 from cambium.core.errors import DataError
-from cambium.core.nouns import Signature
 from cambium.learn.lesson import LearnResult
 from cambium.lifecycle.kill import Killed
 from cambium.models.base import BaseModel, load_base
@@ -38,11 +36,13 @@ from cambium.serve.learning_queue import MAX_TOGETHER, LearningQueue
 from cambium.serve.log_head import check_log, sign_newest
 from cambium.serve.metrics import Metrics
 from cambium.serve.model_signing import ModelSigner
-from cambium.serve.policy_change import change_policy
+from cambium.serve.policy_change import Change, change_policy
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published, open_bank
+from cambium.serve.quarantined import check_quarantine
 from cambium.serve.rehearsing import Rehearsing
 from cambium.serve.releases import Releases
+from cambium.serve.request_log import forget_requests, newest_signed
 from cambium.serve.review import Review
 from cambium.serve.rules import Rules
 from cambium.serve.sessions import Sessions
@@ -52,7 +52,10 @@ from cambium.serve.tokens import Tokens
 from cambium.serve.traces import TraceLane
 from cambium.serve.traffic import TrafficLearner
 from cambium.serve.waiting_signatures import WaitingSignatures
-from cambium.trust.policy import Policy, SignedPolicy
+from cambium.trust.audit import REQUESTS
+from cambium.trust.policy import Policy
+
+DAY_MS = 24 * 3_600_000
 
 
 class Runtime:
@@ -83,6 +86,7 @@ class Runtime:
         self.model_signer = ModelSigner(config.state)
         self.rules = Rules(policy_in_force(config, self.state))
         check_log(self.state, self.identity.key.public_key)
+        check_quarantine(self.state)
         self.tokens = self._open_tokens(config)
         self.sessions = Sessions(self.tokens, now_ms=self.now_ms)
         self.access = Access(
@@ -101,12 +105,12 @@ class Runtime:
             self.state, self.base, identity=self.identity, policy=self.policy, now_ms=self.now_ms()
         )
         self.encoder = SentenceEncoder()
-        self.traces = TraceLane(self.state)
+        self.traces = TraceLane(self.state, self.identity.key)
         self._opened.callback(self.traces.close)
         self.engine = Engine(self.base, EngineConfig(num_rows=config.num_rows))
         self._opened.callback(self.engine.close)
         self.adapters = self._open_adapters()
-        self.janitor = Janitor(self.adapters, self.state)
+        self.janitor = Janitor(self.adapters, self.state, forget=self._forget_traces)
         self._opened.callback(self.janitor.close)
         self.jobs = JobRunner(claims_on(self.state))
         self._opened.callback(self.jobs.close)
@@ -180,6 +184,7 @@ class Runtime:
             self.proposals,
             published=self.published,
             review=self.review,
+            adapters=self.adapters,
             drift=self.drift,
             deciding=self.deciding,
         )
@@ -257,6 +262,11 @@ class Runtime:
         self.lesson_threads.submit(adapters.warm_up)
         return adapters
 
+    def _forget_traces(self) -> None:
+        days, now = self.config.keep_traces_days, self.now_ms()
+        if days is not None:
+            forget_requests(self.state, self.identity.key, before=now - days * DAY_MS, now=now)
+
     @property
     def policy(self) -> Policy | None:
         """Returns the policy in force."""
@@ -322,13 +332,10 @@ class Runtime:
         """Files a proposal; returns its id."""
         return self.review.propose(adapter, domain).proposal.id
 
-    def change_policy(
-        self, signed: SignedPolicy, signatures: Sequence[Signature]
-    ) -> dict[str, Any]:
+    def change_policy(self, asked: Change) -> dict[str, Any]:
         """Puts a new policy in force; see `policy_change.change_policy`."""
         changed = change_policy(
-            signed,
-            signatures,
+            asked,
             rules=self.rules,
             proposals=self.proposals,
             published=self.published,
@@ -352,14 +359,15 @@ class Runtime:
         with self.state.read() as tx:
             return tx.state_version()
 
-    def checkpoint(self) -> dict[str, Any]:
-        """Returns a fresh checkpoint of the whole audit log, and the key that signed it.
+    def checkpoint(self, lane: str) -> dict[str, Any]:
+        """Returns a fresh checkpoint of one whole lane of the log, and the key that signed it.
 
         Raises:
             AuditBroken: it does not extend what was signed before.
         """
+        key = self.identity.key
         with self.state.transaction() as tx:
-            signed = sign_newest(tx, self.identity.key)
+            signed = newest_signed(tx, key) if lane == REQUESTS else sign_newest(tx, key)
         return {**signed.__dict__, "public": self.identity.key.public_key.raw}
 
     def close(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from cambium.core.errors import AttestationRefused, SystemKilled
+from cambium.core.errors import AttestationRefused
 from cambium.lifecycle.blockers import Situation
+from cambium.serve.errors import SystemKilled
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
+from cambium.serve.quarantined import quarantined
 
 
 def situation_now(proposals: Proposals, published: Published) -> Situation:
@@ -19,7 +21,7 @@ def situation_now(proposals: Proposals, published: Published) -> Situation:
         attestation = None  # lifecycle says so among what blocks
     with proposals.state.read() as tx:
         revoked = frozenset(k.key_id for k in tx.list_keys() if k.revoked_at is not None)
-        version = tx.state_version()
+        version, barred = tx.state_version(), quarantined(tx)
     return Situation(
         head=head,
         policy=policy,
@@ -27,5 +29,6 @@ def situation_now(proposals: Proposals, published: Published) -> Situation:
         attestation=attestation,
         now=now,
         revoked_keys=revoked,
+        quarantined=barred,
         killed=proposals.kill.killed is not None,
     )

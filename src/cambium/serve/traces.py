@@ -1,7 +1,8 @@
 """Traces: what stood behind each answer, written in batches in their own lane.
 
 A trace is visible at once and durable within `FLUSH_S`; only then does losing power lose it.
-It is not an acknowledged write: answers do not wait for the disk.
+It is not an acknowledged write: answers do not wait for the disk. What is written is a leaf of the
+requests' own tree in the same transaction; see `request_log`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from dataclasses import replace
 
 from cambium.core.errors import CambiumError
 from cambium.serve.errors import TraceNotFound
+from cambium.serve.request_log import log_requests
 from cambium.serve.store.records import TraceRow
 from cambium.serve.store.state import State
+from cambium.trust.keys import SigningKey
 
 FLUSH_S = 0.05
 MAX_PENDING = 20_000
@@ -25,8 +28,9 @@ _log = logging.getLogger(__name__)
 class TraceLane:
     """Collects traces and writes them together from one thread."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, key: SigningKey) -> None:
         self._state = state
+        self._key = key
         self._pending: OrderedDict[str, TraceRow] = OrderedDict()
         self._lock = threading.Lock()
         self.num_written = 0  # since the start; amendments count too
@@ -84,8 +88,8 @@ class TraceLane:
             return
         try:
             with self._state.transaction() as tx:
-                for trace in batch:
-                    tx.put_trace(trace)
+                tx.put_traces(batch)
+                log_requests(tx, batch, self._key)
         except CambiumError as error:  # a full disk must not stop answers
             _log.warning("traces wait for the disk: %s", error.one_line())
             return

@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 from cambium.core.canonical import is_digest
 from cambium.core.errors import AttestationRefused
 
-SOFTWARE_DEV, SEV_SNP = "software-dev", "sev-snp"
+SOFTWARE_DEV, SEV_SNP, TDX = "software-dev", "sev-snp", "tdx"
 MAX_LIFETIME_S = 300
 _NONCE = re.compile(r"[0-9a-f]{64}")
 Evidence = TypeVar("Evidence", contravariant=True)
@@ -33,7 +33,8 @@ class Profile:
 
 # A provider is one line here and one file in `providers/`.
 PROFILES = {SOFTWARE_DEV: Profile(hardware_rooted=False, debug=True),
-            SEV_SNP: Profile(hardware_rooted=True, debug=False)}  # fmt: skip
+            SEV_SNP: Profile(hardware_rooted=True, debug=False),
+            TDX: Profile(hardware_rooted=True, debug=False)}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

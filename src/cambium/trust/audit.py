@@ -11,6 +11,8 @@ from cambium.trust.keys import PublicKey, SigningKey
 from cambium.trust.merkle import GrowingTree, is_consistent, leaf_hash
 
 _PREFIX = "sha256:"
+# Each lane of the log is a tree of its own, and what is signed over one is nothing in the other.
+LIFECYCLE, REQUESTS = "lifecycle", "requests"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,24 +53,22 @@ def make_entry(seq: int, *, at: int, kind: str, body: dict[str, object]) -> Audi
                       hash=to_text(leaf_hash(canonical_json(record))))  # fmt: skip
 
 
-def sign_checkpoint(key: SigningKey, size: int, root: bytes) -> Checkpoint:
+def sign_checkpoint(key: SigningKey, size: int, root: bytes, lane: str = LIFECYCLE) -> Checkpoint:
     """Returns the checkpoint that vouches for the first `size` entries, and for no others."""
     text = to_text(root)
-    signature = key.sign(_signed_bytes(size, text))
+    signature = key.sign(_signed_bytes(size, text, lane))
     return Checkpoint(size=size, root=text, key_id=key.key_id, signature=signature)
 
 
-def check_checkpoint(checkpoint: Checkpoint, server_public: PublicKey) -> None:
-    """Returns when the server's key signed exactly this checkpoint.
+def check_checkpoint(signed: Checkpoint, server_public: PublicKey, lane: str = LIFECYCLE) -> None:
+    """Returns when the server's key signed exactly this checkpoint of this lane.
 
     Raises:
         AuditBroken: it did not.
     """
-    signed = _signed_bytes(checkpoint.size, checkpoint.root)
-    if checkpoint.key_id != server_public.key_id or not server_public.verify(
-        signed, checkpoint.signature
-    ):
-        raise log_broken(checkpoint.size, "the checkpoint's signature does not verify")
+    data = _signed_bytes(signed.size, signed.root, lane)
+    if signed.key_id != server_public.key_id or not server_public.verify(data, signed.signature):
+        raise log_broken(signed.size, "the checkpoint's signature does not verify")
 
 
 def verify_log(
@@ -104,33 +104,31 @@ def grow(tree: GrowingTree, entry: AuditEntry) -> None:
     seq = tree.size + 1
     if entry.seq != seq:
         raise log_broken(seq, f"found number {entry.seq} instead")
-    if not _is_sound(entry):
+    try:
+        made = make_entry(entry.seq, at=entry.at, kind=entry.kind, body=entry.body)
+    except CambiumError:
+        made = None
+    if made != entry:
         raise log_broken(seq, "its content does not hash to its name")
     tree.append(to_bytes(entry.hash))
 
 
 def check_grown(
-    kept: Checkpoint, now: Checkpoint, proof: Sequence[str], server_public: PublicKey
-) -> None:
+    kept: Checkpoint, now: Checkpoint, proof: Sequence[str], server_public: PublicKey,
+    lane: str = LIFECYCLE,
+) -> None:  # fmt: skip
     """Returns when the log that `now` signs begins with the one that `kept` signs.
 
     Raises:
         AuditBroken: another key signed, the log is shorter than it was, or the proof does not hold.
     """
     for checkpoint in (kept, now):
-        check_checkpoint(checkpoint, server_public)
+        check_checkpoint(checkpoint, server_public, lane)
     if now.size < kept.size:
         raise log_broken(now.size + 1, f"{kept.size} entries were signed before")
     steps = [to_bytes(step) for step in proof]
     if not is_consistent(kept.size, now.size, steps, to_bytes(kept.root), to_bytes(now.root)):
         raise log_broken(kept.size, "what was signed before is not how it begins now")
-
-
-def _is_sound(entry: AuditEntry) -> bool:
-    try:
-        return make_entry(entry.seq, at=entry.at, kind=entry.kind, body=entry.body) == entry
-    except CambiumError:
-        return False
 
 
 def log_broken(seq: int, why: str) -> AuditBroken:
@@ -162,5 +160,6 @@ def to_bytes(text: str) -> bytes:
     return found
 
 
-def _signed_bytes(size: int, root: str) -> bytes:
-    return canonical_json({"type": "cambium/checkpoint/v1", "size": size, "root": root})
+def _signed_bytes(size: int, root: str, lane: str) -> bytes:
+    kind = "cambium/checkpoint/v1" if lane == LIFECYCLE else f"cambium/checkpoint-{lane}/v1"
+    return canonical_json({"type": kind, "size": size, "root": root})

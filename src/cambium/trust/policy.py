@@ -115,6 +115,7 @@ class _Approvers:
 @checked(frozen=True, kw_only=True, config=_STRICT)
 class _Rollback:
     k: Whole
+    emergency: Texts
 
 
 @checked(frozen=True, kw_only=True, config=_STRICT)
@@ -163,6 +164,7 @@ class _PolicyText:
     """The TOML's own shape."""
 
     version: Whole
+    state: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
     profile: Literal["development", "production"]
     approvers: _Approvers
     rollback: _Rollback
@@ -185,7 +187,10 @@ class Policy:
 
     Args:
         version: the policy's own number, raised by whoever changes it.
+        state: random digits that name the one state it is for; through the digest of the policy
+            they are in every signature, so that none counts on another state.
         k: signatures that a merge needs; `rollback_k`: that a rollback needs.
+        emergency: those of the people below who may roll back alone; mostly nobody.
         group: the public key that the approvers' keys are shares of, in order; empty for none.
         domains: names a proposal may be for; `*` allows every name.
         owners: domains and the one tenant that each belongs to; every other domain is shared.
@@ -197,11 +202,13 @@ class Policy:
     """
 
     version: int
+    state: str
     profile: str
     k: int
     group: str
     approvers: tuple[Approver, ...]
     rollback_k: int
+    emergency: tuple[Approver, ...]
     operators: tuple[Approver, ...]
     after_kill: str
     domains: tuple[str, ...]
@@ -276,14 +283,22 @@ def parse_policy(toml: bytes, *, known_gates: frozenset[str] = KNOWN_GATES) -> P
         PolicyInvalid: says which field is missing, unknown or out of its range.
     """
     text = _read(toml)
+    alone = text.rollback.emergency
+    approvers, operators = (
+        tuple(map(_approver, people)) for people in (text.approvers.list, text.kill.operators)
+    )
     policy = Policy(
         version=text.version,
+        state=text.state,
         profile=text.profile,
         k=text.approvers.k,
         group=text.approvers.group,
-        approvers=tuple(map(_approver, text.approvers.list)),
+        approvers=approvers,
         rollback_k=text.rollback.k,
-        operators=tuple(map(_approver, text.kill.operators)),
+        emergency=tuple(
+            p for p in (*approvers, *operators) if p.public.raw in text.rollback.emergency
+        ),
+        operators=operators,
         after_kill=text.kill.then,
         domains=text.domains.allowed,
         owners=tuple(sorted(text.domains.owners.items())),
@@ -296,19 +311,14 @@ def parse_policy(toml: bytes, *, known_gates: frozenset[str] = KNOWN_GATES) -> P
         content=_POLICY_TEXT.dump_python(text, mode="json"),
     )
     _check_numbers(policy)
-    _check_people(policy)
+    _check_people(policy, alone)
     _check_gates(policy, known_gates)
     return policy
 
 
 def _policy_act(toml: bytes, policy: Policy, *, state_version: int) -> SignedAct:
-    return SignedAct(
-        action=Action.POLICY,
-        target=digest_bytes(toml),
-        state_version=state_version,
-        expires=STANDING,
-        policy=policy.digest,
-    )
+    return SignedAct(action=Action.POLICY, target=digest_bytes(toml), policy=policy.digest,
+                     state_version=state_version, expires=STANDING)  # fmt: skip
 
 
 def _read(toml: bytes) -> _PolicyText:
@@ -335,14 +345,11 @@ def _approver(person: _Person) -> Approver:
         raise PolicyInvalid(f"{person.name}: {error.message}", mend=error.mend) from error
 
 
-def _check_people(policy: Policy) -> None:
+def _check_people(policy: Policy, emergency: Texts) -> None:
     keys = {approver.public.raw for approver in policy.approvers}
     everybody = [*policy.approvers, *policy.operators]
-    if (
-        not len({p.public.raw for p in everybody})
-        == len({p.name for p in everybody})
-        == len(everybody)
-    ):
+    doubled = (len({p.public.raw for p in everybody}), len({p.name for p in everybody}))
+    if doubled != (len(everybody),) * 2:
         raise PolicyInvalid("two people share a key or a name", mend="list each person once")
     for where, k in (("approvers.k", policy.k), ("rollback.k", policy.rollback_k)):
         if k > len(keys):
@@ -352,6 +359,10 @@ def _check_people(policy: Policy) -> None:
     if partial != {bool(policy.group)} or (policy.group and policy.rollback_k != policy.k):
         raise PolicyInvalid("a group's key goes with shares alone, and with rollback.k = k",
                             mend="list one ceremony's shares, or leave group empty")  # fmt: skip
+    alone = [person for person in policy.emergency if not person.public.scheme.is_partial]
+    if len(alone) != len(emergency):
+        raise PolicyInvalid("an emergency key is no approver's or operator's, or only a share",
+                            mend="list keys of people who are named here")  # fmt: skip
     if policy.group:
         publics = [bytes.fromhex(approver.public.raw) for approver in policy.approvers]
         check_group(bytes.fromhex(policy.group), publics, k=policy.k)

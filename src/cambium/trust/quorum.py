@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cambium.core.errors import PolicyInvalid, ThresholdNotMet, TrustError
-from cambium.core.nouns import Signature
+from cambium.core.nouns import Action, Signature
 from cambium.trust.acts import Expectation, check_act
 from cambium.trust.keys import PublicKey
 
@@ -102,30 +102,22 @@ def count_quorum(
     return QuorumResult(k=k, n=len(by_id), signatures=tuple(signed), refused=tuple(refused))
 
 
-def need_quorum(
-    signatures: Sequence[Signature],
-    *,
-    approvers: Sequence[Approver],
-    expectation: Expectation,
-    k: int,
-    now: int,
-) -> tuple[Signature, ...]:
-    """Returns the signatures that count, where they are at least k; else as `count_quorum`.
+def met(found: QuorumResult, action: Action) -> tuple[Signature, ...]:
+    """Returns the signatures that count for `action`, where they are enough.
 
     Raises:
         ThresholdNotMet: they are fewer; `detail["refused"]` says which do not count and why.
     """
-    found = count_quorum(signatures, approvers=approvers, expectation=expectation, k=k, now=now)
     if not found.met:
-        raise too_few(expectation.action, found)
+        raise too_few(found, action)
     return found.signatures
 
 
-def too_few(what: str, found: QuorumResult) -> ThresholdNotMet:
+def too_few(found: QuorumResult, action: Action) -> ThresholdNotMet:
     """Returns the error of a quorum that was not met."""
     have, said = len(found.signatures), "".join(f"; {k[:80]}: {why}" for k, why in found.refused)
     return ThresholdNotMet(
-        f"{what}: {have} of {found.k} signatures{said}",
+        f"{action}: {have} of {found.k} signatures{said}",
         mend="collect the missing signatures over exactly what is to be done, as it is now",
         detail={"have": have, "need": found.k, "refused": list(found.refused)},
     )

@@ -36,12 +36,13 @@ FROZEN = {
     "reject": ["--json", "--reason", "--state", "PROPOSAL"],
     "merge": ["--json", "--state", "PROPOSAL"],
     "rollback": ["--json", "--key", "--state", "KEY", "REVISION"],
+    "quarantine": ["--json", "--key", "--reason", "--state", "KEY", "REVISION"],
     "drift": ["--json", "--picture", "--state"],
     "revive": ["--json", "--key", "--state", "KEY"],
-    "log": ["--json", "--since", "--state", "--verify"],
+    "log": ["--json", "--lane", "--since", "--state", "--verify"],
     "replay": ["--json", "--state", "ADAPTER"],
-    "trace": ["--json", "--state", "REQUEST_ID"],
-    "witness": ["--json", "--root", "--state"],
+    "trace": ["--json", "--state", "--verify", "REQUEST_ID"],
+    "witness": ["--json", "--lane", "--root", "--state"],
     "bench": ["--json", "NAME"],
     "pretrain": ["--out", "RECIPE"],
     "key new": ["--encrypt", "--json", "FILE"],
@@ -56,7 +57,7 @@ FROZEN = {
     "key ceremony": ["--encrypt", "--json", "--k", "--n", "--out"],
     "policy sign": ["--key", "--state-version", "FILE"],
     "policy diff": ["--json", "--state", "FILE"],
-    "policy put": ["--json", "--key", "--state", "FILE"],
+    "policy put": ["--from", "--json", "--key", "--root", "--state", "FILE"],
 }  # fmt: skip
 
 
@@ -115,6 +116,6 @@ def test_the_reference_names_every_command_with_its_options() -> None:
             rows[found[1]] = sorted(
                 [*re.findall(r"`(--[a-z-]+)`", found[3]), *re.sub(r"[\[\].]", "", found[2]).split()]
             )
-    taking = ("rollback", "kill", "revive")
+    taking = ("rollback", "quarantine", "kill", "revive")
     keys_may_follow = {name: sorted([*rows[name], "KEY"]) for name in taking}
     assert rows | keys_may_follow == FROZEN

@@ -58,3 +58,34 @@ def test_whatever_else_a_server_sends_is_refused(cambium, stage, tmp_path: Path,
 
 def test_what_is_not_there_is_said(cambium, stage, tmp_path: Path) -> None:
     assert cambium("export", "b", "--out", tmp_path / "f").status == 2
+
+
+DOMAIN = {f"d%20e/{n}": b"x" for n in ("adapter_config__json", "adapter_model__safetensors",
+                                       "router__safetensors")}  # fmt: skip
+WHOLE = {"revision__json": b"{}", "model__sig": b"{}", **DOMAIN}
+
+
+def test_a_revision_is_written_with_a_folder_for_each_domain(
+    cambium, stage, tmp_path: Path
+) -> None:
+    stage.answers["GET /revisions/7/export"] = lambda _: (200, Response(archive(**WHOLE), 200))
+    stage.answers["GET /model-signing-key"] = (200, {"pem": "-----BEGIN PUBLIC KEY-----\n"})
+    ended = cambium("export", "revision/7", "--out", tmp_path / "f")
+    assert ended.status == 0, ended.err
+    assert (tmp_path / "f" / "d%20e" / "router.safetensors").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        PLAIN,
+        {name: data for name, data in WHOLE.items() if name != "model__sig"},
+        {**WHOLE, "../x/adapter_config__json": b"x"},
+        {**WHOLE, "d%20e/evil__py": b"x"},
+        {**WHOLE, "a/b/router__safetensors": b"x"},
+    ],
+)
+def test_no_other_folder_is_taken_for_a_revision(cambium, stage, tmp_path: Path, files) -> None:
+    stage.answers["GET /revisions/7/export"] = lambda _: (200, Response(archive(**files), 200))
+    assert cambium("export", "revision/7", "--out", tmp_path / "f").status == 3
+    assert not (tmp_path / "f").exists()

@@ -8,9 +8,10 @@ import pytest
 from cambium.cli.keys import read_public_key
 from cambium.cli.policies import read_signed_policy
 from cambium.core.errors import ConfigError
+from cambium.lifecycle.policy_change import hand_over_target
 from cambium.serve.bootstrap import render_policy
 from cambium.serve.store.key_files import load_key, save_key
-from cambium.trust.keys import generate_key
+from cambium.trust.keys import PublicKey, generate_key
 from cambium.trust.policy import parse_policy, verify_policy
 from cambium.trust.quorum import Approver
 
@@ -129,6 +130,28 @@ def test_a_policy_is_signed_for_the_running_state_and_put(cambium, stage, policy
     assert widen["payload"]["target"] == sent["signature"]["payload"]["target"]
     assert cambium("policy", "put", policy).status == 0
     assert stage.sent("POST /policy")[1]["signatures"] == []
+
+
+def test_the_root_in_office_signs_that_another_follows(cambium, stage, policy, tmp_path) -> None:
+    for name in ("old", "new"):
+        assert cambium("key", "new", tmp_path / name).status == 0
+    assert cambium("policy", "sign", policy, "--key", tmp_path / "new").status == 0
+    standing = {"state_version": 7, "policy_digest": "sha256:" + "a" * 64}
+    stage.answers["GET /kill"] = (200, standing)
+    stage.answers["POST /policy"] = (200, {"digest": "sha256:b"})
+    new, old = ("--root", tmp_path / "new.pub"), ("--from", tmp_path / "old")
+    for half in (new, old):
+        assert cambium("policy", "put", policy, *half).status == 2
+    assert stage.sent("POST /policy") == []
+    assert cambium("policy", "put", policy, *new, *old).status == 0
+    (sent,) = stage.sent("POST /policy")
+    public = PublicKey(raw=sent["root"])
+    assert sent["signature"]["key_id"] == public.key_id
+    (handed,) = sent["signatures"]
+    payload = handed["payload"]
+    assert handed["key_id"] == load_key(tmp_path / "old").key_id
+    assert payload["action"] == "policy" and payload["state_version"] == 7
+    assert payload["target"] == hand_over_target(policy.read_bytes(), public)
 
 
 def test_a_new_key_can_be_encrypted(cambium, tmp_path: Path, monkeypatch) -> None:

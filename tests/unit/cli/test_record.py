@@ -3,10 +3,12 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import pytest
+from tests.merkle_log import nodes_of
 
+from cambium.serve.request_log import leaf_of
 from cambium.trust.audit import AuditEntry, grow, make_entry, sign_checkpoint
 from cambium.trust.keys import SigningKey, generate_key
-from cambium.trust.merkle import GrowingTree
+from cambium.trust.merkle import EMPTY_ROOT, GrowingTree, inclusion_proof, tree_root
 
 SERVER = generate_key()
 PAGE = 3
@@ -121,3 +123,65 @@ def test_a_replay_shows_its_calls_and_says_no(cambium, stage) -> None:
     stage.answers["POST /adapters/notes/replay"] = (200, {"ok": False, "calls": [call]})
     out = cambium("replay", "notes")
     assert out.status == 1 and "call 1 of notes comes out otherwise" in out.err
+
+
+@pytest.fixture
+def requests(stage):
+    """A server whose requests' lane has three leaves, the first of them amended by the last."""
+
+    def shown(name: str, earlier: list[int], **more: str) -> dict:
+        record = {"request_id": name, "tenant": "default", **more}
+        return {"request_id": name, "tenant": "default", "at": 5, "record": record,
+                "earlier": earlier}  # fmt: skip
+
+    contents = [shown("a", []), shown("b", []), shown("a", [1], learning="learned")]
+    leaves = [leaf_of(seq, row) for seq, row in enumerate(contents, start=1)]
+    nodes = nodes_of(leaves)
+    signed = sign_checkpoint(SERVER, 3, tree_root(3, lambda *at: nodes[at]), "requests")
+    rows = [
+        {"seq": seq, "request_id": row["request_id"], "hash": f"sha256:{leaf.hex()}"}
+        for seq, (row, leaf) in enumerate(zip(contents, leaves, strict=True), start=1)
+    ]
+    for seq in (2, 3):
+        rows[seq - 1] |= contents[seq - 1]
+
+    def page(params: dict) -> tuple[int, dict]:
+        if params["lane"] == "lifecycle":
+            return 200, {"entries": []}
+        return 200, {"entries": [r for r in rows if r["seq"] >= int(params["since"])][:2]}
+
+    def prove(asked: dict) -> tuple[int, dict]:
+        proof = inclusion_proof(int(asked["seq"]) - 1, 3, lambda *at: nodes[at])
+        return 200, {"proof": [f"sha256:{step.hex()}" for step in proof]}
+
+    empty = sign_checkpoint(SERVER, 0, EMPTY_ROOT)
+    kept = {"requests": signed, "lifecycle": empty}
+    stage.answers["GET /audit"] = page
+    stage.answers["GET /audit/checkpoint"] = lambda asked: (200, asdict(kept[asked["lane"]]))
+    stage.answers["GET /audit/proof"] = prove
+    record = contents[2]["record"]
+    stage.answers["GET /traces/a"] = (200, {"at": 5, **record, "leaves": [1, 3]})
+    key = {"key_id": SERVER.key_id, "role": "server", "public": SERVER.public_key.raw}
+    stage.answers["GET /keys"] = (200, {"keys": [key]})
+    return stage, rows
+
+
+def test_the_requests_lane_verifies_whole_and_one_by_one(cambium, requests) -> None:
+    ended = cambium("log", "--lane", "requests", "--verify")
+    assert (ended.status, "verified: 3" in ended.out) == (0, True), ended.err
+    ended = cambium("trace", "a", "--verify")
+    assert (ended.status, "leaf 3" in ended.out) == (0, True), ended.err
+
+
+def test_a_trace_that_was_changed_or_is_gone_is_told(cambium, requests) -> None:
+    stage, rows = requests
+    _, answer = stage.answers["GET /traces/a"]
+    for harm in ({"learning": "nothing"}, {"tenant": "other"}, {"at": 6}, {"leaves": [3]}):
+        stage.answers["GET /traces/a"] = (200, {**answer, **harm})
+        assert cambium("trace", "a", "--verify").status == 1
+    stage.answers["GET /traces/a"] = (200, {**answer, "leaves": []})
+    assert "not in the requests' tree" in cambium("trace", "a", "--verify").err
+    for name in ("record", "at"):
+        del rows[1][name]
+    ended = cambium("log", "--lane", "requests", "--verify")
+    assert (ended.status, "entry 2: its trace is gone" in ended.err) == (1, True)

@@ -164,6 +164,23 @@ def test_rollback_signs_the_revision_with_every_key(
     assert len(stage.sent("POST /revisions/rollback")) == 1
 
 
+def test_a_quarantine_is_signed_as_a_revocation_of_the_revision(
+    cambium, stage, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.key"
+    save_key(generate_key(), file)
+    standing = {"revisions": [{"number": 4, "digest": TARGET}], "state_version": 3,
+                "policy_digest": POLICY}  # fmt: skip
+    stage.answers["GET /revisions"] = (200, standing)
+    stage.answers["POST /revisions/4/quarantine"] = (200, {"revision": 4, "adapters": []})
+    assert cambium("quarantine", "4", "--key", file).status == 2  # it needs a reason
+    assert cambium("quarantine", "4", "--key", file, "--reason", "wrong").status == 0
+    (body,) = stage.sent("POST /revisions/4/quarantine")
+    (signed,) = body["signatures"]
+    payload = signed["payload"]
+    assert (body["reason"], payload["action"], payload["target"]) == ("wrong", "revoke", TARGET)
+
+
 def test_a_check_that_does_not_pass_is_a_no(cambium, stage) -> None:
     answer = {"proposal_id": "p1", "verdict": "fail", "evidence": []}
     stage.answers["POST /gates/align_review"] = (200, answer)

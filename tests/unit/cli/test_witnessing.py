@@ -45,6 +45,14 @@ def test_the_first_look_is_kept_and_later_ones_must_extend_it(
     assert not list(tmp_path.glob(".*"))
 
 
+def test_one_lane_of_the_log_is_not_taken_for_the_other(cambium, stage, tmp_path: Path) -> None:
+    show(stage, entries_of(3))
+    file = tmp_path / "requests.json"
+    ended = cambium("witness", "--lane", "requests", "--root", file)
+    assert (ended.status, file.exists()) == (1, False)
+    assert "signature does not verify" in ended.err
+
+
 def rewritten(stage) -> None:
     show(stage, [*entries_of(2), *entries_of(9, kind="other")[2:]])
 

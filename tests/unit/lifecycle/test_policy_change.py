@@ -17,7 +17,7 @@ from cambium.core.errors import (
     ThresholdNotMet,
 )
 from cambium.core.nouns import Action, SignedAct
-from cambium.lifecycle.policy_change import authorise_policy, widenings
+from cambium.lifecycle.policy_change import authorise_policy, hand_over_target, widenings
 from cambium.trust.acts import sign_act
 from cambium.trust.keys import SigningKey, generate_key
 from cambium.trust.policy import SignedPolicy, parse_policy, sign_policy
@@ -257,3 +257,76 @@ def test_who_may_kill_never_changes_quietly(world: Any) -> None:
     without = parse_policy(text.encode())
     for old, new in ((with_one, without), (without, with_one)):
         assert len(list(widenings(old.content, new.content))) == 1
+
+
+def hand_over(world: Any, toml: bytes, **changes: Any) -> Any:
+    """Puts a new root in place of `ROOT`, each step of it as it should be but for the changes."""
+    situation = world.situation
+    new = changes.get("new", NEW_ROOT)
+    at = changes.get("at", situation.state_version)
+    act = SignedAct(
+        action=changes.get("action", Action.POLICY),
+        target=changes.get("target", hand_over_target(toml, NEW_ROOT.public_key)),
+        state_version=changes.get("version", situation.state_version),
+        expires=changes.get("expires", NOW + 60),
+        policy=world.policy.digest,
+    )
+    signatures = [sign_act(key, act) for key in changes.get("keys", [ROOT])]
+    return authorise_policy(
+        sign_policy(changes.get("signer", NEW_ROOT), toml, state_version=at),
+        signatures,
+        situation=situation,
+        root_public=ROOT.public_key,
+        new_root=new.public_key,
+    )
+
+
+NEW_ROOT = generate_key()
+
+
+def test_the_root_changes_hands_where_both_sign(world: Any) -> None:
+    toml = changed(world)
+    policy, wider, counted = hand_over(world, toml)
+    assert (policy, wider) == (parse_policy(toml), ())
+    assert [s.key_id for s in counted] == [ROOT.key_id]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"keys": []}, ThresholdNotMet),  # only the new one
+        ({"keys": [NEW_ROOT]}, ThresholdNotMet),
+        ({"signer": ROOT}, SignatureInvalid),  # only the old one
+        ({"new": generate_key()}, SignatureInvalid),  # another than the one that signed
+        ({"version": 2}, ThresholdNotMet),
+        ({"at": 2}, ReplayDetected),
+        ({"expires": NOW}, ThresholdNotMet),
+        ({"action": Action.WIDEN_SCOPE}, ThresholdNotMet),
+        ({"target": hand_over_target(b"another text", NEW_ROOT.public_key)}, ThresholdNotMet),
+    ],
+)
+def test_neither_root_alone_and_nothing_old_changes_it(
+    world: Any, changes: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        hand_over(world, changed(world), **changes)
+
+
+def test_what_the_old_root_signed_for_one_key_is_for_no_other(world: Any) -> None:
+    toml, thief = changed(world), generate_key()
+    with pytest.raises(ThresholdNotMet):
+        hand_over(world, toml, new=thief, signer=thief)
+    mine = hand_over_target(toml, thief.public_key)
+    assert hand_over(world, toml, new=thief, signer=thief, target=mine)
+
+
+def test_a_new_root_widens_no_more_than_the_old_one_could(world: Any) -> None:
+    with pytest.raises(ThresholdNotMet, match="widen_scope"):
+        hand_over(world, changed(world, max_rank="64"))
+
+
+def test_a_policy_is_for_one_state(world: Any) -> None:
+    for state in ("1" * 32, "0" * 31 + "1"):
+        with pytest.raises(PolicyInvalid, match="another state"):
+            change(world, changed(world, state=f'"{state}"'), world.keys)
+    assert change(world, changed(world, state=f'"{"0" * 32}"'))

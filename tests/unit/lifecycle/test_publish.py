@@ -4,6 +4,7 @@ from dataclasses import FrozenInstanceError, replace
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.policies import policy_text
 
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import (
@@ -23,6 +24,8 @@ from cambium.lifecycle.publish import (
     authorise_rollback,
 )
 from cambium.trust.acts import sign_act
+from cambium.trust.keys import generate_key
+from cambium.trust.policy import parse_policy
 
 if TYPE_CHECKING:
     from .conftest import World
@@ -200,3 +203,33 @@ def test_a_rollback_needs_an_attestation_and_the_same_base(world: World) -> None
     other = replace(world.head, base_digest=digest_bytes(b"other base"))
     with pytest.raises(DigestMismatch):
         rollback(world, other, 0, 1, head=merged)
+
+
+def test_an_emergency_key_rolls_back_alone_and_only_if_the_policy_names_it(world: World) -> None:
+    merged = merge(world, world.mergeable()).revision
+    first, operator = world.keys[0], generate_key()
+    people = (
+        f'operators = [{{ name = "night", public = "{operator.public_key.raw}", expires = 0 }}]'
+    )
+    for key in (first, operator):
+        text = policy_text(world.keys).replace("operators = [\n\n]", people)
+        assert people in text
+        bare = replace(world, policy=parse_policy(text.encode()), keys=[key, *world.keys[1:]])
+        text = text.replace("emergency = []", f'emergency = ["{key.public_key.raw}"]')
+        named = replace(bare, policy=parse_policy(text.encode()))
+        order = rollback(named, world.head, 0, head=merged)
+        assert order.revision.of == 1 and order.reason.endswith("by an emergency key")
+        with pytest.raises(ThresholdNotMet):
+            rollback(bare, world.head, 0, head=merged)
+        with pytest.raises(ThresholdNotMet):  # another approver alone cannot
+            rollback(named, world.head, 1, head=merged)
+        assert rollback(named, world.head, 1, 2, head=merged).reason == "rollback to revision 1"
+        gone = replace(named.situation, head=merged, revoked_keys=frozenset({key.key_id}))
+        signed = [named.sign(0, world.head.digest, Action.ROLLBACK)]
+        with pytest.raises(ThresholdNotMet):
+            authorise_rollback(world.head, situation=gone, signatures=signed)
+        barred = replace(named.situation, head=replace(world.head, number=5),
+                         quarantined=merged.adapters)  # fmt: skip
+        signed = [named.sign(0, merged.digest, Action.ROLLBACK)]
+        with pytest.raises(IllegalTransition, match="quarantine"):
+            authorise_rollback(merged, situation=barred, signatures=signed)

@@ -10,6 +10,9 @@ from cambium.serve.errors import TraceNotFound
 from cambium.serve.store.records import TraceRow
 from cambium.serve.store.state import State
 from cambium.serve.traces import TraceLane
+from cambium.trust.keys import generate_key
+
+KEY = generate_key()
 
 
 def row(name: str) -> TraceRow:
@@ -19,7 +22,7 @@ def row(name: str) -> TraceRow:
 def test_a_trace_is_read_at_once_and_written_by_the_end(tmp_path: Path) -> None:
     with State.open(tmp_path) as state:
         for turn in range(20):  # the last one comes just before the end
-            lane = TraceLane(state)
+            lane = TraceLane(state, KEY)
             lane.record(row(f"t-{turn}"))
             assert lane.get(f"t-{turn}") == row(f"t-{turn}")
             lane.close()
@@ -35,7 +38,7 @@ def test_traces_that_cannot_be_written_do_not_fill_the_memory(
     monkeypatch.setattr(traces, "MAX_PENDING", 5)
     with State.open(tmp_path) as writer:
         writer.close()
-        lane = TraceLane(writer)  # a closed state refuses every write
+        lane = TraceLane(writer, KEY)  # a closed state refuses every write
         for n in range(9):
             lane.record(row(f"t-{n}"))
         assert lane.get("t-8") == row("t-8")
@@ -47,7 +50,7 @@ def test_what_is_amended_while_it_is_written_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with State.open(tmp_path) as state:
-        lane = TraceLane(state)
+        lane = TraceLane(state, KEY)
         lane.record(row("t"))
         lane.amend("unknown", learning="x")
         lane.close()

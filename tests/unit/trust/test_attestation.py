@@ -114,7 +114,7 @@ def test_another_root_is_refused() -> None:
 class Claiming(SoftwareDevVerifier):
     """A verifier of another label that reads the same evidence, against the rules."""
 
-    label = "tdx"  # type: ignore[assignment]
+    label = "nobody"  # type: ignore[assignment]
 
 
 def test_the_label_is_the_verifiers_and_evidence_cannot_borrow_a_better_one(
@@ -132,7 +132,7 @@ def test_the_label_is_the_verifiers_and_evidence_cannot_borrow_a_better_one(
 
 def test_an_unknown_label_is_refused() -> None:
     with pytest.raises(AttestationRefused, match="unknown"):
-        verify(EVIDENCE, accept=("tdx",), verifier=Claiming(root=ROOT.public_key))
+        verify(EVIDENCE, accept=("nobody",), verifier=Claiming(root=ROOT.public_key))
 
 
 @dataclass(frozen=True)

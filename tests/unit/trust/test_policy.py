@@ -45,6 +45,22 @@ def test_the_development_policy_says_what_it_should() -> None:
     assert all(threshold < 0 for threshold in thresholds.values())
 
 
+def test_each_state_gets_a_name_of_its_own_and_nobody_rolls_back_alone() -> None:
+    first, second = (parse_policy(render_policy(approvers=PEOPLE)) for _ in range(2))
+    assert first.state != second.state and first.digest != second.digest
+    assert first.emergency == ()
+
+
+def test_an_emergency_key_is_one_of_the_people_once() -> None:
+    mine, other = PEOPLE[0].public.raw, generate_key().public_key.raw
+    for keys in ([other], [mine, other], [mine, mine]):
+        listed = f"emergency = {keys}".replace("'", '"').encode()
+        with pytest.raises(PolicyInvalid):
+            parse_policy(TEXT.replace(b"emergency = []", listed))
+    listed = f'emergency = ["{mine}"]'.encode()
+    assert parse_policy(TEXT.replace(b"emergency = []", listed)).emergency == (PEOPLE[0],)
+
+
 def test_the_quorums_are_parameters() -> None:
     policy = parse_policy(render_policy(approvers=PEOPLE, k=3, rollback_k=1))
     assert (policy.k, policy.rollback_k) == (3, 1)
@@ -118,6 +134,10 @@ def test_unknown_and_doubled_gates_are_refused() -> None:
 
 
 BAD_VALUES = [
+    ("state", '""'),
+    ("state", f'"{"A" * 32}"'),
+    ("state", f'"{"0" * 31}"'),
+    ("emergency", '["person 0"]'),
     ("version", "0"),
     ("version", "true"),
     ("version", "0x" + "f" * 5000),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse
@@ -15,10 +15,13 @@ from cambium.serve.api.bodies import Body
 from cambium.serve.api.review import SignatureBody
 from cambium.serve.errors import TraceNotFound
 from cambium.serve.log_head import prove_entry, prove_growth
+from cambium.serve.policy_change import Change
+from cambium.serve.request_log import page_of
 from cambium.serve.revocation import enrol_key, revoke_key
 from cambium.serve.runtime import Runtime
 from cambium.serve.store.records import TraceRow
 from cambium.trust.acts import signature_from_json
+from cambium.trust.audit import REQUESTS
 from cambium.trust.keys import PublicKey
 from cambium.trust.policy import SignedPolicy
 
@@ -26,10 +29,14 @@ MAX_ENTRIES = 1000
 _MAX_SEQ = 2**63 - 1  # what the database's integers hold
 
 
+Lane = Literal["lifecycle", "requests"]
+
+
 class ProofQuery(BaseModel):
     """Which proof: of an entry in a log of some size, or of how a log has grown."""
 
     model_config = ConfigDict(extra="forbid")
+    lane: Lane = "lifecycle"
     seq: int | None = Field(default=None, ge=1, le=_MAX_SEQ)
     size: int | None = Field(default=None, ge=1, le=_MAX_SEQ)
     first: int | None = Field(default=None, ge=0, le=_MAX_SEQ)
@@ -44,10 +51,14 @@ class KeyBody(Body):
 
 
 class PolicyBody(Body):
-    """A policy's text, the root's signature over it, and the approvers' where it widens."""
+    """A policy's text, the root's signature over it, and the approvers' where it widens.
+
+    With `root`, the public key that signed it becomes the root; the one in office signs that too.
+    """
 
     toml: str
     signature: SignatureBody
+    root: str | None = None
     signatures: list[SignatureBody] = Field(default=[], max_length=64)
 
 
@@ -100,20 +111,24 @@ def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
             toml=body.toml.encode(), signature=signature_from_json(body.signature.model_dump())
         )
         signatures = [signature_from_json(s.model_dump()) for s in body.signatures]
-        return await asyncio.to_thread(runtime.change_policy, signed, signatures)
+        new_root = PublicKey(raw=body.root) if body.root is not None else None
+        asked = Change(signed=signed, signatures=signatures, new_root=new_root)
+        return await asyncio.to_thread(runtime.change_policy, asked)
 
     @routes.get("/audit")
     async def audit(
         caller: Asking,
         since: Annotated[int, Query(ge=0, le=_MAX_SEQ)] = 0,
         limit: Annotated[int, Query(ge=1, le=MAX_ENTRIES)] = MAX_ENTRIES,
+        lane: Lane = "lifecycle",
     ) -> dict[str, Any]:
         need_all(caller)
-        return {"entries": await asyncio.to_thread(_entries, runtime, since, limit)}
+        entries = _requests if lane == REQUESTS else _entries
+        return {"entries": await asyncio.to_thread(entries, runtime, since, limit)}
 
     @routes.get("/audit/checkpoint")
-    async def checkpoint() -> dict[str, Any]:
-        return await asyncio.to_thread(runtime.checkpoint)
+    async def checkpoint(lane: Lane = "lifecycle") -> dict[str, Any]:
+        return await asyncio.to_thread(runtime.checkpoint, lane)
 
     @routes.get("/audit/proof")
     async def proof(asked: Annotated[ProofQuery, Query()]) -> dict[str, Any]:
@@ -123,8 +138,7 @@ def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
 def _add_watching(routes: APIRouter, runtime: Runtime) -> None:
     @routes.get("/traces/{request_id}")
     async def trace(request_id: str, caller: Asking) -> dict[str, Any]:
-        row = await asyncio.to_thread(seen_trace, runtime, request_id, caller)
-        return {"at": row.at, **row.record}
+        return await asyncio.to_thread(_trace, runtime, request_id, caller)
 
     @routes.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -164,6 +178,13 @@ def seen_trace(runtime: Runtime, request_id: str, caller: Caller) -> TraceRow:
             mend="use the x-cambium-request-id of an answer",
         )
     return row
+
+
+def _trace(runtime: Runtime, request_id: str, caller: Caller) -> dict[str, Any]:
+    row = seen_trace(runtime, request_id, caller)
+    with runtime.state.read() as tx:
+        leaves = tx.request_leaves([request_id]).get(request_id)
+    return {"at": row.at, **row.record, "leaves": leaves or []}
 
 
 def _keys(runtime: Runtime) -> list[dict[str, Any]]:
@@ -207,16 +228,22 @@ def _policy(runtime: Runtime, caller: Caller) -> dict[str, Any]:
 
 def _proof(runtime: Runtime, asked: ProofQuery) -> dict[str, Any]:
     with runtime.state.read() as tx:
-        whole = tx.audit_size()
+        tree = tx.request_tree if asked.lane == REQUESTS else tx.audit_tree
+        whole = tree.size()
         if asked.seq is not None and asked.first is None and asked.second is None:
-            return prove_entry(tx, asked.seq, asked.size or whole)
+            return prove_entry(tree, asked.seq, asked.size or whole)
         if asked.first is not None and asked.seq is None and asked.size is None:
             second = whole if asked.second is None else asked.second
-            return prove_growth(tx, asked.first, second)
+            return prove_growth(tree, asked.first, second)
     raise DataError(
         "ask for one proof: an entry's or the log's growth",
         mend="send seq and size, or first and second",
     )
+
+
+def _requests(runtime: Runtime, since: int, limit: int) -> list[dict[str, Any]]:
+    with runtime.state.read() as tx:
+        return page_of(tx, since=since, limit=limit)
 
 
 def _entries(runtime: Runtime, since: int, limit: int) -> list[dict[str, Any]]:

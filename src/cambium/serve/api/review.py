@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
+from fastapi import Path as PathField
 from fastapi.responses import PlainTextResponse
 from pydantic import Field
 
 from cambium.core.errors import CambiumError, DataError
 from cambium.core.nouns import Action, tenant_of
-from cambium.serve.access import Asking, Caller
+from cambium.serve.access import Asking, Caller, need_all
 from cambium.serve.api.bodies import Body
 from cambium.serve.diff import diff_of
 from cambium.serve.errors import ProposalNotFound
+from cambium.serve.export import export_revision, zipped
 from cambium.serve.model_card import model_card
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import Proposals
 from cambium.serve.runtime import Runtime
 from cambium.trust.acts import signature_from_json
+
+_MAX_NUMBER = 2**63 - 1  # what the database's integers hold
 
 
 class SignatureBody(Body):
@@ -71,6 +75,13 @@ class RollbackBody(Body):
     signatures: list[SignatureBody] = Field(max_length=64)
 
 
+class QuarantineBody(Body):
+    """Why what a revision brought may never answer again, and who says so."""
+
+    reason: str = Field(min_length=1, max_length=1000)
+    signatures: list[SignatureBody] = Field(max_length=64)
+
+
 def router(runtime: Runtime) -> APIRouter:
     """Returns the routes."""
     routes = APIRouter(tags=["review"])
@@ -78,6 +89,7 @@ def router(runtime: Runtime) -> APIRouter:
     _add_reading(routes, runtime)
     _add_judging(routes, runtime)
     _add_releasing(routes, runtime)
+    _add_one_revision(routes, runtime)
     return routes
 
 
@@ -228,6 +240,28 @@ def _add_releasing(routes: APIRouter, runtime: Runtime) -> None:
     async def rollback(body: RollbackBody) -> dict[str, Any]:
         signatures = [signature_from_json(s.model_dump()) for s in body.signatures]
         return await asyncio.to_thread(releases.rollback, body.to, signatures)
+
+
+def _add_one_revision(routes: APIRouter, runtime: Runtime) -> None:
+    @routes.get("/revisions/{number}/export")
+    async def export(
+        number: Annotated[int, PathField(ge=0, le=_MAX_NUMBER)], caller: Asking
+    ) -> Response:
+        content = await asyncio.to_thread(_exported, runtime, number, caller)
+        return Response(content, media_type="application/zip")
+
+    @routes.post("/revisions/{number}/quarantine")
+    async def quarantine(number: int, body: QuarantineBody) -> dict[str, Any]:
+        signatures = [signature_from_json(s.model_dump()) for s in body.signatures]
+        return await asyncio.to_thread(runtime.releases.quarantine, number, body.reason, signatures)
+
+
+def _exported(runtime: Runtime, number: int, caller: Caller) -> bytes:
+    with runtime.state.read() as tx:
+        manifest: dict[str, Any] = tx.get_revision(number).manifest
+    if not all(may_see(runtime, caller, domain) for domain in manifest["bank"]):
+        need_all(caller)  # the signature is over all of it, so no part can be left out
+    return zipped(export_revision(runtime, number))
 
 
 def may_see(runtime: Runtime, caller: Caller, domain: str) -> bool:

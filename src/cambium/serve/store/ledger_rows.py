@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from sqlalchemy import delete, func, select, update
 
-from sqlalchemy import delete, false, func, insert, or_, select, update
-
-from cambium.core.errors import KeyUnknown, PolicyMissing
-from cambium.serve.errors import StateCorrupt
+from cambium.core.errors import KeyUnknown
+from cambium.serve.errors import PolicyMissing, StateCorrupt
 from cambium.serve.store.records import KeyRow, PolicyRow
 from cambium.serve.store.rows import Rows, columns
 from cambium.serve.store.schema import Audit, AuditNode, Key, LatestCheckpoint, Meta, Policy
-from cambium.trust.audit import AuditEntry, Checkpoint, log_broken, make_entry, to_bytes
-from cambium.trust.merkle import appended
+from cambium.serve.store.tree import Tree
+from cambium.trust.audit import AuditEntry, Checkpoint, make_entry, to_bytes
 
 _STATE_VERSION = "state_version"
 _POLICIES = columns(Policy, PolicyRow)
@@ -110,44 +108,21 @@ class LedgerRows(Rows):
         size = self.audit_size()
         entry = make_entry(size + 1, at=at, kind=kind, body=body)
         self._add(Audit, entry, proposal=body.get("proposal"))
-        for level, position, found in appended(to_bytes(entry.hash), size, self.audit_node):
-            row = {"level": level, "position": position, "hash": found}
-            self._connection.execute(insert(AuditNode).values(**row))
+        self.audit_tree.extend([to_bytes(entry.hash)], size=size)
         return entry
+
+    @property
+    def audit_tree(self) -> Tree:
+        """Returns the tree over the entries."""
+        return Tree(self._connection, AuditNode)
 
     def audit_size(self) -> int:
         """Returns how many leaves the log's tree has; its newest entry has this number."""
-        leaves = select(func.max(AuditNode.position)).where(AuditNode.level == 0)
-        last = self._connection.execute(leaves).scalar()
-        return 0 if last is None else last + 1
+        return self.audit_tree.size()
 
     def audit_node(self, level: int, position: int) -> bytes:
-        """Returns the root of a perfect subtree of the log.
-
-        Raises:
-            AuditBroken: it is not there, though the log says it is that long.
-        """
-        where = (AuditNode.level == level) & (AuditNode.position == position)
-        found = self._connection.execute(select(AuditNode.hash).where(where)).scalar()
-        if found is None:
-            raise log_broken((position << level) + 1, "a node of its tree is missing")
-        return found
-
-    def audit_nodes(self, wanted: Collection[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
-        """Returns the roots of perfect subtrees by (level, position), in one query.
-
-        Raises:
-            AuditBroken: one is not there.
-        """
-        # Not as pairs in a list: SQLite would look at every row.
-        each = [(AuditNode.level == v) & (AuditNode.position == p) for v, p in wanted]
-        rows = self._connection.execute(
-            select(AuditNode.level, AuditNode.position, AuditNode.hash).where(or_(false(), *each))
-        )
-        found = {(level, position): hash_ for level, position, hash_ in rows}
-        for level, position in set(wanted) - found.keys():
-            raise log_broken((position << level) + 1, "a node of its tree is missing")
-        return found
+        """Returns the root of a perfect subtree of the log; see `Tree.node`."""
+        return self.audit_tree.node(level, position)
 
     def last_audit_entry(self) -> AuditEntry | None:
         """Returns the newest entry, or None of an empty log."""
@@ -157,6 +132,10 @@ class LedgerRows(Rows):
         """Returns the entries with `seq >= since` in order, `limit` of them at most."""
         statement = _AUDIT.where(Audit.seq >= since).order_by(Audit.seq)
         return self._all(AuditEntry, statement.limit(limit))
+
+    def audit_of_kind(self, kind: str) -> list[AuditEntry]:
+        """Returns the entries of one kind, oldest first; it looks at the whole log."""
+        return self._all(AuditEntry, _AUDIT.where(Audit.kind == kind).order_by(Audit.seq))
 
     def audit_of(self, proposal: str, *, limit: int | None = None) -> tuple[list[AuditEntry], int]:
         """Returns the entries whose body names a proposal, oldest first, and how many there are.

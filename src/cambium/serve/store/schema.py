@@ -299,6 +299,33 @@ class AuditNode(Table):
     hash: Mapped[bytes]
 
 
+class RequestLeaf(Table):
+    """Whose trace each leaf of the requests' tree is of; one that was amended has several."""
+
+    __tablename__ = "request_leaves"
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    request_id: Mapped[str] = mapped_column(index=True)
+
+
+class RequestNode(Table):
+    """Roots of the perfect subtrees of the requests' lane; level 0 are the leaves."""
+
+    __tablename__ = "request_nodes"
+    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    hash: Mapped[bytes]
+
+
+class RequestCheckpoint(Table):
+    """The latest signed checkpoint of the requests' lane: one row."""
+
+    __tablename__ = "request_checkpoints"
+    size: Mapped[int] = mapped_column(ForeignKey("request_leaves.seq"), primary_key=True)
+    root: Mapped[str]
+    key_id: Mapped[str]
+    signature: Mapped[str]
+
+
 class LatestCheckpoint(Table):
     """The latest signed checkpoint of the audit log: one row."""
 

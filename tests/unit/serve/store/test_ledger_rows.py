@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import inspect
 
-from cambium.core.errors import AuditBroken, DataError, KeyUnknown, PolicyMissing
-from cambium.serve.errors import StateCorrupt
+from cambium.core.errors import AuditBroken, DataError, KeyUnknown
+from cambium.serve.errors import PolicyMissing, StateCorrupt
 from cambium.serve.store.records import KeyRow, PolicyRow
 from cambium.serve.store.state import State
 from cambium.trust.audit import AuditEntry, grow, make_entry, sign_checkpoint, verify_log
