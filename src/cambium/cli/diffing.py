@@ -11,6 +11,7 @@ from cambium.cli.client import Client, connect, segment
 from cambium.cli.failures import WRONG_CALL, CommandFailed
 from cambium.cli.options import AsJson, State
 from cambium.cli.output import print_json, print_line, print_record, print_rows, progress
+from cambium.cli.weighing import print_weights, weights_of
 
 if TYPE_CHECKING:
     from cambium.evals.subject import Subject
@@ -40,6 +41,9 @@ def diff(
     choices: Annotated[
         bool, typer.Option("--choices", help="Compare preferences among given choices instead.")
     ] = False,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Compare weights, module by module, instead.")
+    ] = False,
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
@@ -48,13 +52,19 @@ def diff(
     Two models write after the same prompts with the same seeds; what changed is found by clusters
     that do not know who wrote what, with controlled error, and what could not be seen is said.
     With --choices nothing is written: what each finds likely among given choices is compared.
+    With --weights nothing is asked: what moved where is computed from the weights themselves.
     """
-    if len(names) > 2:
-        raise CommandFailed("a diff is of one proposal or of two models", status=WRONG_CALL)
+    if len(names) > 2 or (choices and weights):
+        line = "a diff is of one proposal or of two models, by texts, choices or weights"
+        raise CommandFailed(line, status=WRONG_CALL)
     with connect(state) as client:
         if len(names) == 1:
             record = _of_proposal(client, names[0])
             print_json(record) if as_json else _print_proposal(record)
+            return
+        if weights:
+            record = weights_of(client, (names[0], names[1]))
+            print_json(record) if as_json else print_weights(record)
             return
         arms = _open(client, (names[0], names[1]))
         record = (

@@ -28,7 +28,7 @@ def export(
     """Write an adapter as a PEFT folder; a merged one with a signature that others verify."""
     with connect(state) as client:
         data = client.download(f"/adapters/{segment(adapter)}/export")
-        files = _files(data)
+        files = adapter_files(data)
         signed = _SIGNATURE in files
         pem = client.get("/model-signing-key")["pem"] if signed else None
     try:
@@ -47,7 +47,7 @@ def export(
                    f"--public_key {out}.pub")  # fmt: skip
 
 
-def _files(data: bytes) -> dict[str, bytes]:
+def adapter_files(data: bytes) -> dict[str, bytes]:
     """Returns the archive's files; whatever else it holds is refused."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
