@@ -98,7 +98,9 @@ class Choices:
             found = self._tested(self._undirected(i))
             alarms += [bool((test.q_values <= self._config.test.q).any()) for test in found]
         most = float(stats.binom.ppf(0.99, number, self._config.test.q)) / number
-        setting = f"{len(self._items)} prompts, each moved as by honest prose, its direction drawn"
+        setting = (
+            f"{len(self._items)} prompts, each moved as by honest prose, its direction drawn anew"
+        )
         return [
             Row(metric=f"diff.choices.aa.{of}", unit="share of runs with a discovery",
                 value=float(count) / number, tried=number, limit=most, setting=setting)
