@@ -73,8 +73,8 @@ def weight_changes(before: Weights, after: Weights) -> list[WeightChange]:
     old, new = _updates(before), _updates(after)
     changes = []
     for path, site in sorted(before.base.sites.items()):
-        turned = [m.base.model.get_submodule(path).weight.double() for m in (before, after)]
-        was, now = (w.T if site.transposed else w for w in turned)
+        whole = [m.base.model.get_parameter(f"{path}.weight").double() for m in (before, after)]
+        was, now = (w.T if site.transposed else w for w in whole)
         delta = now - was + new.get(path, 0.0) - old.get(path, 0.0)
         changes.append(_change(path, torch.linalg.svdvals(delta), norms[path]))
     return changes
@@ -160,9 +160,9 @@ def _norms(base: BaseModel) -> dict[str, tuple[float, float]]:
     """Returns by module the Frobenius norm and the largest singular value of the base's weight."""
     found = {}
     for path in base.sites:
-        weight = base.model.get_submodule(path).weight.detach().double().numpy()
+        weight = base.model.get_parameter(f"{path}.weight").detach().double().numpy()
         start = np.ones(min(weight.shape))
-        largest = svds(weight, k=1, v0=start, return_singular_vectors=False)
+        largest: Any = svds(weight, k=1, v0=start, return_singular_vectors=False)
         found[path] = (float(np.linalg.norm(weight)), float(largest[0]))
     return found
 
