@@ -1,4 +1,4 @@
-"""The weights of `cambium diff A B --weights`: where two models differ, module by module."""
+"""The weights of `cambium diff A B --by weights`: where two models differ, module by module."""
 
 from __future__ import annotations
 
