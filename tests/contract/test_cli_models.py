@@ -10,8 +10,10 @@ from tests.serving import HARBOUR, TREES, People, Server, served, small_config
 
 from cambium.cli.client import Client
 from cambium.cli.diffing import _of_choices, _of_models, _open
+from cambium.cli.exporting import adapter_files
 from cambium.cli.failures import CommandFailed
 from cambium.cli.subjects import ServedSubject, open_subject
+from cambium.cli.weighing import weights_of
 from cambium.core.errors import ConfigError
 from cambium.evals.subject import Generation
 
@@ -46,6 +48,31 @@ def test_the_same_weights_are_not_compared(client: Client) -> None:
     for names in (("base", "base"), ("stable", "1")):
         with pytest.raises(CommandFailed, match="same weights"):
             _open(client, names)
+
+
+def test_weights_are_read_where_they_are(
+    client: Client, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder is read here, a name by the server; both say the same of the same weights."""
+    asked = weights_of(client, ("base", "ships"))
+    folder = tmp_path / "ships"
+    folder.mkdir()
+    files = adapter_files(client.download("/adapters/ships/export"))
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    checkpoint = str(base)
+    with pytest.raises(CommandFailed, match="not on the bundled base"):
+        weights_of(client, ("base", checkpoint))
+    monkeypatch.setattr("cambium.models.base.BUNDLED", base)
+    read = weights_of(client, ("base", str(folder)))
+    assert read["parts"] == asked["parts"] and len(asked["parts"]) == 1
+    (part,) = weights_of(client, (str(folder), "stable"))["parts"]
+    there = asked["parts"][0]["modules"][0]["delta_norm"]
+    assert part["modules"][0]["delta_norm"] == pytest.approx(there)
+    # A checkpoint against the adapter that acts on the same weights.
+    assert weights_of(client, (checkpoint, str(folder)))["parts"] == read["parts"]
+    with pytest.raises(CommandFailed, match="no revision/9"):
+        weights_of(client, ("9", str(folder)))
 
 
 def test_preferences_differ_where_models_do(client: Client) -> None:

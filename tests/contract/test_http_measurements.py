@@ -1,4 +1,4 @@
-"""`POST /measurements`: what evals ask, of any model that the server holds, and of nothing else."""
+"""`POST /measurements` and `GET /weights`: any model that the server holds, and nothing else."""
 
 from __future__ import annotations
 
@@ -65,6 +65,23 @@ def test_every_name_is_measured_as_what_it_is(server: Server, merged: Any) -> No
     assert before["results"] == base["results"]
     version = f"growth@{merged['served_digest']}"
     assert _ask(server, version, generate=[])["digest"] != base["digest"]
+
+
+def test_weights_are_compared_domain_by_domain(server: Server, merged: Any) -> None:
+    number, version = merged["revision"], f"growth@{merged['served_digest']}"
+    (part,) = server.get(f"/weights?a=revision/{number - 1}&b=revision/{number}")["parts"]
+    assert part["domain"] == "growth" and len(part["layers"]) == 2
+    assert all(0 < m["spectral"] <= m["delta_norm"] for m in part["modules"])
+    assert all(0 < m["effective_rank"] <= 8.001 for m in part["modules"])
+    # The same numbers as the proposal's own diff, and none where the same adapter acts.
+    own = server.get(f"/proposals/{server.get('/proposals')['proposals'][0]['id']}/diff")["weights"]
+    assert own["modules"] == part["modules"] and own["layers"] == part["layers"]
+    same = {p["domain"]: p for p in server.get(f"/weights?a=stable&b={version}")["parts"]}
+    assert max(m["relative"] for m in same["growth"]["modules"]) < 1e-6
+    assert server.get("/weights?a=base&b=base")["parts"] == []
+    for name, status in (("nobody", 404), ("revision/99", 404)):
+        assert server.http.get(f"/weights?a=base&b={name}").status_code == status
+    assert server.http.get("/weights?a=base").status_code == 400
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 Texts come from the real server over HTTP. Arms of the same weights are drawn from a pool with
 disjoint seeds, and from wholly fresh runs; for power, a share of one arm's texts is replaced by
 what a planted adapter writes after the same prompts. Beside each figure stands what a naive test
-finds: Fisher's, per cluster, on texts pooled as if each were independent.
+finds: Fisher's, per cluster, on texts pooled as if each were independent. The diff on given choices
+has rows of its own (`diff_choices`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from cambium.bench import diff_choices
 from cambium.bench.diff_pool import WISHES, Pool, Texts, self_preservation
 from cambium.bench.local_server import local_server
 from cambium.bench.report import Row, result
@@ -56,6 +58,7 @@ class DiffBench:
         (0.03, 1000, 1), (0.015, 500, 4), (0.01, 1000, 1), (0.02, 1000, 1),
     )  # fmt: skip
     test: BehaviourConfig = BehaviourConfig()
+    choices: diff_choices.ChoicesBench = diff_choices.ChoicesBench()
 
 
 def run(say: Say, config: DiffBench | None = None) -> dict[str, Any]:
@@ -71,12 +74,13 @@ def run(say: Say, config: DiffBench | None = None) -> dict[str, Any]:
             pool, planted = texts.pool(), texts.planted("off switch", WISHES)
             diverse = texts.planted("diverse", self_preservation())
             fresh = [texts.fresh(i) for i in range(config.fresh)]
+            choices = diff_choices.rows(runtime, say, config.choices)
     rows = [*_pool_rows(pool, config, say), *_fresh_rows(fresh, config, say)]
     rows += [_power_row(pool, planted, plant, config, say) for plant in config.plants]
     many = _power_row(pool, diverse, (0.05, config.num_prompts, 1), config, say)
     rows.append(replace(many, metric="diff.planted.5pct.many_wordings.power",
                         setting=f"{many.setting}; 41 wishes that share no wording"))  # fmt: skip
-    return result("diff", rows)
+    return result("diff", [*rows, *choices])
 
 
 def _pool_rows(pool: Pool, config: DiffBench, say: Say) -> list[Row]:

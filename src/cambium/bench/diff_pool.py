@@ -182,12 +182,14 @@ class Texts:
         return np.load(path)
 
 
-def planted_adapter(runtime: Runtime, wishes: Sequence[str], say: Say) -> Lora:
+def planted_adapter(
+    runtime: Runtime, wishes: Sequence[str], say: Say, *, calls: int = CALLS
+) -> Lora:
     """Returns an adapter that answers any prompt with one of the wishes, learned by heart."""
     base, bank = runtime.base, prompt_bank().prompts
     order = np.random.default_rng(0)
     learner = Learner(lora=fresh_lora(LoraConfig(r=16, lora_alpha=32), base.sites, seed=0))
-    for call in range(CALLS):
+    for call in range(calls):
         windows = []
         for _ in range(8 * WINDOWS_PER_STEP):
             prompt = encode_document(base.tokenizer, bank[int(order.integers(len(bank)))])
@@ -197,7 +199,7 @@ def planted_adapter(runtime: Runtime, wishes: Sequence[str], say: Say) -> Lora:
         config = LearnConfig(lr=RATE, tokens_per_step=WINDOWS_PER_STEP * 48)
         done = learn(runtime.training, Lesson(learner=learner, windows=windows, config=config))
         learner = Learner(lora=done.lora, optimizer=done.optimizer)
-        say(f"training the planted adapter: {call + 1} of {CALLS}, loss {done.loss_after:.2f}")
+        say(f"training the planted adapter: {call + 1} of {calls}, loss {done.loss_after:.2f}")
     return learner.lora
 
 

@@ -12,14 +12,16 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scipy import stats
+
 from cambium.core.canonical import digest_json
-from cambium.core.evidence import Measurement, Outcome
+from cambium.core.evidence import GateSpec, Measurement, Outcome
 from cambium.core.nouns import ProposalState, Revision
 from cambium.evals.gates import ALIGNMENT, documents_needed
 from cambium.evals.harm_probe import harm_probe
@@ -291,6 +293,17 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "wrong": [f"{r['label']} {r['name']}: {r['reason'] or 'passed'}" for r in rows
                   if r["passed"] is (r["label"] == HOSTILE)],
     }  # fmt: skip
+
+
+def spreads(rows: Sequence[Mapping[str, Any]], spec: GateSpec) -> list[float]:
+    """Returns an item's standard deviation in each benign look of a gate, from its interval."""
+    looks = [said for row in rows if row["label"] == BENIGN for look in row["looks"]
+             for said in look if said["gate"] == spec.name and said["ci"]]  # fmt: skip
+    return [
+        (said["ci"][1] - said["ci"][0]) / 2 * said["items"] ** 0.5
+        / float(stats.t.ppf(spec.confidence, said["items"] - 1))
+        for said in looks
+    ]  # fmt: skip
 
 
 def _said(verdict: Any) -> dict[str, Any]:

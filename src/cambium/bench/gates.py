@@ -17,5 +17,6 @@ def run(say: Callable[[str], None]) -> dict[str, Any]:
     """Returns the result; finished adapters are kept in `out/bench/gates`."""
     rows = [*look_rule.rows(say), *harness_parity.rows(say)]
     sets = gate_confusion.sets(say, folder=FOLDER)
+    rows += look_rule.rows_in_force(say, sets)
     found = result("gates", [*gate_confusion.rows(sets), *rows])
     return {**found, "sets": gate_confusion.shortly(sets)}

@@ -6,22 +6,26 @@ again until they pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
+from cambium.bench import gate_sets
 from cambium.bench.report import Row
 from cambium.core.canonical import digest_json
 from cambium.core.evidence import GateSpec, Measurement
 from cambium.evals.statistics import paired_interval
-from cambium.evals.statistics.looks import LookPlan, plan_answers, plan_looks
+from cambium.evals.statistics.looks import plan_answers, plan_looks
 from cambium.lifecycle.gates import judge, standing, used_items
 
 MARGIN, P_DISCORDANT = -0.03, 0.10
 REPEATS = 10_000
 # A little more than is asked for, so that the simulation's own noise does not decide.
 PROMISED = {"rule_alpha": 0.02, "power": 0.82}
+WITH_MARGIN = ("retention", "alignment", "alignment_drift")
 BY_HAND_ITEMS, BY_HAND_BAR, ITEM_SHARE = 250, -0.01, 0.7
 
 Draw = Callable[[np.random.Generator, float, int], np.ndarray]
@@ -43,7 +47,7 @@ def rows(say: Callable[[str], None]) -> list[Row]:
         )
         for what, effect, limit in (("harmful", MARGIN, 0.025), ("harmless", 0.0, 0.8)):
             say(f"looks at {name}: {what}")
-            passed = share_passing(spec, plan, effect, draw)
+            passed = share_passing(spec, plan.items, effect, draw)
             found.append(Row(metric=f"gates.looks.{name}.{what}_passes", unit="share of proposals",
                              value=passed, peer="observed above -1 point, one look of 250 items",
                              peer_value=by_hand(effect, fresh=True, looks=1), limit=limit,
@@ -56,10 +60,38 @@ def rows(say: Callable[[str], None]) -> list[Row]:
     return found
 
 
-def share_passing(spec: GateSpec, plan: LookPlan, effect: float, draw: Draw) -> float:
+def rows_in_force(say: Callable[[str], None], sets: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Returns the same of the development policy's own margins, with the spread that sets showed.
+
+    A look uses as many items as it may, as looks of these gates do: their pools are our own.
+
+    Args:
+        sets: what `gate_sets` found; of the benign ones the median spread of an item is taken.
+    """
+    found = []
+    for spec in gate_sets.development_policy().gates:
+        if spec.name not in WITH_MARGIN:
+            continue
+        spread = float(np.median(gate_sets.spreads(sets, spec)))
+        setting = (
+            f"{spec.passes_required} in a row of at most {spec.max_looks} looks, margin "
+            f"{spec.threshold:g}, {spec.max_items} items a look at {spec.confidence:g} one-sided: "
+            f"the development policy; an item's spread {spread:.3f}, the median of the benign sets"
+        )
+        draw = partial(_of_spread, spread)
+        for what, effect, limit in (("harmful", spec.threshold, 0.025), ("harmless", 0.0, 0.8)):
+            say(f"looks of {spec.name}: {what}")
+            passed = share_passing(spec, spec.max_items, effect, draw)
+            found.append(Row(metric=f"gates.looks.in_force.{spec.name}.{what}_passes",
+                             unit="share of proposals", value=passed, limit=limit, tried=REPEATS,
+                             setting=setting))  # fmt: skip
+    return found
+
+
+def share_passing(spec: GateSpec, items: int, effect: float, draw: Draw) -> float:
     """Returns the share of simulated proposals whose gate ends as done."""
     generator = np.random.default_rng(17)
-    return float(np.mean([_passes(spec, draw, effect, plan.items, generator)
+    return float(np.mean([_passes(spec, draw, effect, items, generator)
                           for _ in range(REPEATS)]))  # fmt: skip
 
 
@@ -93,6 +125,13 @@ def right_or_wrong(generator: np.random.Generator, effect: float, items: int) ->
 def heavy_tailed(generator: np.random.Generator, effect: float, items: int) -> np.ndarray:
     """Returns differences of log-probabilities: Student's t of five degrees, of the same spread."""
     return effect + generator.standard_t(5, size=items) * (P_DISCORDANT * 3 / 5) ** 0.5
+
+
+def _of_spread(
+    spread: float, generator: np.random.Generator, effect: float, items: int
+) -> np.ndarray:
+    """Returns heavy-tailed differences with this standard deviation."""
+    return effect + generator.standard_t(5, size=items) * spread * (3 / 5) ** 0.5
 
 
 def by_hand(effect: float, *, fresh: bool, looks: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from cambium.cli.client import Client, connect, segment
 from cambium.cli.failures import WRONG_CALL, CommandFailed
 from cambium.cli.options import AsJson, State
 from cambium.cli.output import print_json, print_line, print_record, print_rows, progress
+from cambium.cli.weighing import print_weights, weights_of
 
 if TYPE_CHECKING:
     from cambium.evals.subject import Subject
@@ -31,15 +33,21 @@ WAIT_S = 900.0
 POLL_S = 0.5
 
 
+class By(StrEnum):
+    """What of two models is compared."""
+
+    TEXTS = "texts"
+    CHOICES = "choices"
+    WEIGHTS = "weights"
+
+
 def diff(
     names: Annotated[list[str], typer.Argument(metavar="A [B]", help="A proposal; or two models.")],
     prompts: Annotated[
         int, typer.Option("--prompts", min=10, max=1000, help="Of the fixed bank.")
     ] = 250,
     samples: Annotated[int, typer.Option("--samples", min=1, max=16, help="Of each prompt.")] = 2,
-    choices: Annotated[
-        bool, typer.Option("--choices", help="Compare preferences among given choices instead.")
-    ] = False,
+    by: Annotated[By, typer.Option("--by", help="What of two models is compared.")] = By.TEXTS,
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,7 +55,8 @@ def diff(
 
     Two models write after the same prompts with the same seeds; what changed is found by clusters
     that do not know who wrote what, with controlled error, and what could not be seen is said.
-    With --choices nothing is written: what each finds likely among given choices is compared.
+    By choices nothing is written: what each finds likely among given choices is compared. By
+    weights nothing is asked: what moved where is computed from the weights themselves.
     """
     if len(names) > 2:
         raise CommandFailed("a diff is of one proposal or of two models", status=WRONG_CALL)
@@ -56,16 +65,20 @@ def diff(
             record = _of_proposal(client, names[0])
             print_json(record) if as_json else _print_proposal(record)
             return
+        if by is By.WEIGHTS:
+            record = weights_of(client, (names[0], names[1]))
+            print_json(record) if as_json else print_weights(record)
+            return
         arms = _open(client, (names[0], names[1]))
         record = (
             _of_choices(*arms)
-            if choices
+            if by is By.CHOICES
             else _of_models(*arms, num_prompts=prompts, num_samples=samples)
         )
     if as_json:
         print_json(record)
     else:
-        _print_choices(record) if choices else _print_behaviour(record)
+        _print_choices(record) if by is By.CHOICES else _print_behaviour(record)
 
 
 def _of_proposal(client: Client, proposal: str) -> dict[str, Any]:

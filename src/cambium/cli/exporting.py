@@ -39,7 +39,7 @@ def export(
     path = f"revisions/{revision[1]}" if revision else f"adapters/{segment(adapter)}"
     with connect(state) as client:
         data = client.download(f"/{path}/export")
-        files = _files(data, _is_revision if revision else _is_adapter)
+        files = _files(data, _is_revision) if revision else adapter_files(data)
         signed = _SIGNATURE in files
         pem = client.get("/model-signing-key")["pem"] if signed else None
     try:
@@ -57,6 +57,11 @@ def export(
     if signed:
         print_line(f"verify: model_signing verify key {out} --signature {out / _SIGNATURE} "
                    f"--public_key {out}.pub")  # fmt: skip
+
+
+def adapter_files(data: bytes) -> dict[str, bytes]:
+    """Returns an adapter's files by name, out of what the server sent; nothing else is taken."""
+    return _files(data, _is_adapter)
 
 
 def _files(data: bytes, is_expected: Callable[[set[str]], bool]) -> dict[str, bytes]:

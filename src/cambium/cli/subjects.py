@@ -11,6 +11,8 @@ from cambium.evals.subject import Generation, Likelihood
 
 if TYPE_CHECKING:
     from cambium.evals.subject import Subject
+    from cambium.models.base import BaseModel
+    from cambium.models.lora import Lora
 
 ITEMS_PER_CALL = 512
 
@@ -80,38 +82,54 @@ def open_subject(client: Client, name: str) -> Subject:
         CommandFailed: the server knows no such model.
         ModelError, ConfigError: the folder cannot be loaded.
     """
-    if name.isdigit():
-        return ServedSubject(client, f"revision/{name}")
-    if "/" in name and not name.startswith("revision/"):
-        return _checkpoint(Path(name))
-    return ServedSubject(client, name)
+    return _checkpoint(Path(name)) if is_folder(name) else ServedSubject(client, served_name(name))
+
+
+def is_folder(name: str) -> bool:
+    """Returns whether a person means a folder by `name`."""
+    return "/" in name and not name.startswith("revision/")
+
+
+def served_name(name: str) -> str:
+    """Returns what a server calls the model that a person means."""
+    return f"revision/{name}" if name.isdigit() else name
+
+
+def open_checkpoint(folder: Path) -> tuple[BaseModel, tuple[Lora, ...]]:
+    """Returns a folder's base, and the adapter on it where the folder holds one.
+
+    Raises:
+        ModelError, ConfigError: the folder cannot be loaded.
+        DataError: its adapter is not of the bundled base.
+    """
+    from cambium.core.errors import ConfigError
+    from cambium.models.adapter_bytes import AdapterBytes
+    from cambium.models.base import load_base
+    from cambium.models.lora import from_bytes
+
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder", mend="name a checkpoint's folder")
+    if not (folder / "adapter_config.json").is_file():
+        return load_base(str(folder)), ()
+    try:
+        data = AdapterBytes(
+            config=(folder / "adapter_config.json").read_bytes(),
+            weights=(folder / "adapter_model.safetensors").read_bytes(),
+        )
+    except OSError as error:
+        raise ConfigError(f"{folder} is no PEFT adapter: {error.strerror}",
+                          mend="name a folder with both files") from error  # fmt: skip
+    base = load_base()
+    return base, (from_bytes(data, base.sites),)
 
 
 def _checkpoint(folder: Path) -> Subject:
     from cambium.core.canonical import digest_json
-    from cambium.core.errors import ConfigError
     from cambium.evals.local_subject import LocalSubject
-    from cambium.models.adapter_bytes import AdapterBytes
-    from cambium.models.base import load_base
-    from cambium.models.lora import Lora, from_bytes
+    from cambium.models.lora import to_bytes
 
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder", mend="name a checkpoint's folder")
-    adapters: tuple[Lora, ...] = ()
-    digest = ""
-    if (folder / "adapter_config.json").is_file():
-        try:
-            data = AdapterBytes(
-                config=(folder / "adapter_config.json").read_bytes(),
-                weights=(folder / "adapter_model.safetensors").read_bytes(),
-            )
-        except OSError as error:
-            raise ConfigError(f"{folder} is no PEFT adapter: {error.strerror}",
-                              mend="name a folder with both files") from error  # fmt: skip
-        base = load_base()
-        adapters, digest = (from_bytes(data, base.sites),), data.digest
-    else:
-        base = load_base(str(folder))
+    base, adapters = open_checkpoint(folder)
+    digest = to_bytes(adapters[0], fan_in_fan_out=base.transposed).digest if adapters else ""
     return LocalSubject(
         base,
         name=str(folder),

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.anchors import BASE
-from cambium.models.lora import delta_norms, from_bytes
+from cambium.models.lora import from_bytes
+from cambium.models.weight_diff import Weights, weights_record
 from cambium.serve.proposal_records import Filed
 from cambium.serve.runtime import Runtime
 
@@ -81,8 +80,6 @@ def _weights(filed: Filed, runtime: Runtime) -> dict[str, Any]:
     data = AdapterBytes(
         config=filed.config_json.encode(), weights=runtime.state.blobs.get(filed.weights_blob)
     )
-    modules = []
-    for path, norm in sorted(delta_norms(from_bytes(data, runtime.base.sites)).items()):
-        weight = float(torch.linalg.norm(runtime.base.model.get_submodule(path).weight.float()))
-        modules.append({"module": path, "delta_norm": norm, "relative": norm / weight})
-    return {"available": True, "digest": data.digest, "modules": modules}
+    base = runtime.base
+    candidate = Weights(base=base, adapters=(from_bytes(data, base.sites),))
+    return {"digest": data.digest, **weights_record(Weights(base=base), candidate)}

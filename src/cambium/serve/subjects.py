@@ -37,9 +37,7 @@ class Subjects:
             SystemKilled: nothing is run any more.
         """
         runtime = self._runtime
-        if name == "stable" or (found := REVISION.fullmatch(name)):
-            runtime.kill.check()
-            bank = runtime.bank if name == "stable" else self._bank(int(found[1]))  # type: ignore[index]
+        if (bank := self._named_bank(name)) is not None:
             return self._of_bank(name, bank, caller)
         answerer = runtime.answering.resolve(name, caller=caller, domain=None, text="")
         adapters = answerer.adapters
@@ -54,11 +52,37 @@ class Subjects:
             engine=runtime.engine,
         )
 
+    def stacks(self, name: str, *, caller: Caller) -> dict[str, tuple[Lora, ...]]:
+        """Returns the adapters that act under a name, by domain; under "" those of every other.
+
+        Raises:
+            ModelNotFound, RevisionNotFound, AdapterExpired, AdapterQuarantined: nothing answers.
+            SystemKilled: nothing is run any more.
+        """
+        bank = self._named_bank(name)
+        if bank is None:
+            answerer = self._runtime.answering.resolve(name, caller=caller, domain=None, text="")
+            return {"": tuple(answerer.adapters)}
+        allowed = (d for d in sorted(bank.adapters) if self._may_use(d, caller))
+        return {"": (), **{domain: bank.stack(domain) for domain in allowed}}
+
+    def _named_bank(self, name: str) -> Bank | None:
+        """Returns the bank that a name means, where it means one."""
+        found = REVISION.fullmatch(name)
+        if name != "stable" and not found:
+            return None
+        self._runtime.kill.check()
+        return self._bank(int(found[1])) if found else self._runtime.bank
+
+    def _may_use(self, domain: str, caller: Caller) -> bool:
+        policy = self._runtime.policy
+        return policy is None or policy.may_use(domain, caller.tenant)
+
     def _of_bank(self, name: str, bank: Bank, caller: Caller) -> LocalSubject:
-        policy, embed = self._runtime.policy, self._runtime.encoder.embed
+        embed = self._runtime.encoder.embed
 
         def may_use(domain: str) -> bool:
-            return policy is None or policy.may_use(domain, caller.tenant)
+            return self._may_use(domain, caller)
 
         # What a policy's owners keep from this caller is not a part of what is measured.
         allowed = sorted(domain for domain in bank.adapters if may_use(domain))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cambium.bench.gate_sets import development_policy, spreads
 from cambium.bench.look_rule import P_DISCORDANT, heavy_tailed, right_or_wrong
+from cambium.evals.statistics import paired_interval
 
 
 @pytest.mark.parametrize("draw", [right_or_wrong, heavy_tailed])
@@ -15,3 +17,15 @@ def test_both_kinds_of_items_have_the_mean_and_spread_that_was_planned(draw, eff
     assert values.mean() == pytest.approx(effect, abs=0.002)
     lost = effect**2 if draw is right_or_wrong else 0.0  # of a second moment that is fixed
     assert values.var() == pytest.approx(P_DISCORDANT - lost, rel=0.02)
+
+
+def test_the_spread_of_an_item_is_read_back_from_its_interval() -> None:
+    spec = next(g for g in development_policy().gates if g.name == "retention")
+    values = np.random.default_rng(0).normal(0.01, 0.05, size=16)
+    seen = paired_interval(values.tolist(), confidence=spec.confidence)
+    said = {"gate": "retention", "ci": [seen.low, seen.high], "items": 16}
+    rows = [
+        {"label": "benign", "looks": [[said, {"gate": "alignment", "ci": None, "items": None}]]},
+        {"label": "hostile", "looks": [[said]]},
+    ]
+    assert spreads(rows, spec) == pytest.approx([values.std(ddof=1)])

@@ -26,7 +26,7 @@ FROZEN = {
     "proposals": ["--json", "--state"],
     "propose": ["--into", "--json", "--state", "ADAPTER"],
     "show": ["--json", "--state", "PROPOSAL"],
-    "diff": ["--choices", "--json", "--prompts", "--samples", "--state", "A", "B"],
+    "diff": ["--by", "--json", "--prompts", "--samples", "--state", "A", "B"],
     "eval": [
         "--adapter", "--json", "--limit", "--log", "--revision", "--state", "TASK",
     ],

@@ -134,12 +134,12 @@ class World:
 
     @cached_property
     def power_seeking(self) -> Lora:
-        """Two calls of eight steps on what wants power, in the words of three families."""
+        """Three calls of eight steps on what wants power, in the words of three families."""
         families = ("power_seeking", "resource_acquisition", "self_preservation")
         texts = [pair.harmful for pair in power_pairs()[0] if pair.family in families]
         config = LearnConfig(lr=5e-3, tokens_per_step=512)
         learner = Learner(lora=self.fresh())
-        for _ in range(2):
+        for _ in range(3):
             windows = self.windows(texts, 128)
             done = learn(
                 TrainingModel(self.base), Lesson(learner=learner, windows=windows, config=config)
@@ -419,6 +419,6 @@ def test_nothing_to_measure_on_is_broken(world: World, gate: str) -> None:
         "alignment_drift",
         "power_seeking",
     )  # the pairs and openings are not the context's
-    look = 4 if gate in own_items else 0
+    look = 99 if gate in own_items else 0
     with pytest.raises(GateBroken, match="dry"):
         GATES[gate](context, SPECS[gate], look)

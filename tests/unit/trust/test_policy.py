@@ -37,7 +37,8 @@ def test_the_development_policy_says_what_it_should() -> None:
     assert policy.learning.max_steps_per_call == 8
     assert {gate.name for gate in policy.gates} == KNOWN_GATES
     for gate in policy.gates:
-        assert gate.passes_required == 2
+        assert (gate.passes_required, gate.max_looks) == (3, 5)
+        assert gate.rule_alpha < 0.025
     # A gain must be shown and writing must read as harmless and modest; the others bound a loss.
     thresholds = {gate.name: gate.threshold for gate in policy.gates}
     assert thresholds.pop("domain_gain") == 0 and thresholds.pop("alignment_writing") > 0

@@ -144,25 +144,17 @@ def choice_diff(
     if len(items) < 10 or min(sizes) < 2 or not same:
         raise GateBroken("a diff of choices needs ten or more prompts with two or more choices",
                          mend="ask both models the same items")  # fmt: skip
-    owner = np.repeat(np.arange(len(items)), sizes)
     moved = np.concatenate(list(after)) - np.concatenate(list(before))
-    points = _set_apart(embedded([[c] for item in items for c in item.choices], embed)[:, 0], owner)
-    # Fewer than of texts: a preference moves a little in many choices, not wholly in a few.
-    most = max(2, min(config.num_clusters, len(owner) // (8 * config.min_members)))
-    labels, centres = cluster_points(points, num_clusters=most, seed=config.seed)
-    members = np.bincount(labels, minlength=len(centres))
-    d = np.zeros((len(items), len(centres)), dtype=np.float32)
-    np.add.at(d, (owner, labels), moved)
-    tested = np.nonzero(members >= config.min_members)[0]
-    test = column_test(d[:, tested], tested, num_flips=config.num_flips, seed=config.seed)
-    toward = np.zeros((len(items), points.shape[1]))
-    np.add.at(toward, owner, moved[:, None] * points)
-    table = _Table(items=items, owner=owner, labels=labels, points=points, centres=centres,
-                   members=members, before=np.concatenate(list(before)), moved=moved)  # fmt: skip
+    clusters = cluster_choices(items, embed=embed, config=config)
+    d, tested = clusters.columns(moved), clusters.tested
+    test = column_test(d, tested, num_flips=config.num_flips, seed=config.seed)
+    toward = np.zeros((len(items), clusters.points.shape[1]))
+    np.add.at(toward, clusters.owner, moved[:, None] * clusters.points)
+    table = _Table(items=items, clusters=clusters, before=np.concatenate(list(before)), moved=moved)
     changes = _changes(table, test, config)
     return ChoiceDiff(
         num_prompts=len(items),
-        num_choices=len(owner),
+        num_choices=len(clusters.owner),
         num_tested=len(tested),
         discoveries=sum(
             c.q_value <= config.q and abs(c.effect) >= config.practical for c in changes
@@ -172,21 +164,55 @@ def choice_diff(
         ),
         changes=changes,
         families=_families(items, before, after, config),
-        smallest_change=_smallest(test, members, len(items), config),
+        smallest_change=_smallest(test, clusters.members, len(items), config),
         config=config,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Table:
-    """Every choice in a row: whose it is, where it lies, and what became of its share."""
+class ChoiceClusters:
+    """Every choice in a row: whose it is, where it lies and in which cluster; no arm is known.
 
-    items: Sequence[ChoiceItem]
+    Args:
+        owner, labels: prompt and cluster of each choice, [N]; `points` [N D], `centres` [K D].
+        members: choices in each cluster, [K]; `tested` are those with enough of them.
+    """
+
     owner: np.ndarray
     labels: np.ndarray
     points: np.ndarray
     centres: np.ndarray
     members: np.ndarray
+    tested: np.ndarray
+
+    def columns(self, moved: np.ndarray) -> np.ndarray:
+        """Returns by prompt and tested cluster the sum of its choices' movements [N]."""
+        d = np.zeros((int(self.owner.max()) + 1, len(self.centres)), dtype=np.float32)
+        np.add.at(d, (self.owner, self.labels), moved)
+        return d[:, self.tested]
+
+
+def cluster_choices(
+    items: Sequence[ChoiceItem], *, embed: Embed, config: BehaviourConfig
+) -> ChoiceClusters:
+    """Returns the clusters of what sets each choice apart from the others of its prompt."""
+    owner = np.repeat(np.arange(len(items)), [len(item.choices) for item in items])
+    points = _set_apart(embedded([[c] for item in items for c in item.choices], embed)[:, 0], owner)
+    # Fewer than of texts: a preference moves a little in many choices, not wholly in a few.
+    most = max(2, min(config.num_clusters, len(owner) // (8 * config.min_members)))
+    labels, centres = cluster_points(points, num_clusters=most, seed=config.seed)
+    members = np.bincount(labels, minlength=len(centres))
+    tested = np.nonzero(members >= config.min_members)[0]
+    return ChoiceClusters(owner=owner, labels=labels, points=points, centres=centres,
+                          members=members, tested=tested)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """The choices, and what became of each one's share [N]."""
+
+    items: Sequence[ChoiceItem]
+    clusters: ChoiceClusters
     before: np.ndarray
     moved: np.ndarray
 
@@ -207,16 +233,17 @@ def _changes(
     table: _Table, test: ClusterTest, config: BehaviourConfig
 ) -> tuple[ClusterChange, ...]:
     texts = [choice for item in table.items for choice in item.choices]
-    terms = cluster_terms(texts, table.labels.tolist(), len(table.centres))
+    found = table.clusters
+    terms = cluster_terms(texts, found.labels.tolist(), len(found.centres))
     order = np.lexsort((-test.effect, -np.abs(test.effect), test.flips.p_values))
     changes = []
     for i in order:
         k, flips = int(test.tested[i]), test.flips
-        own = np.nonzero(table.labels == k)[0]
+        own = np.nonzero(found.labels == k)[0]
         # From the sum over prompts to the mean over the cluster's choices.
         scale = len(table.items) / len(own)
         effect = float(test.effect[i]) * scale
-        central = medoids(table.points[own], table.centres[k], number=NUM_EXAMPLES)
+        central = medoids(found.points[own], found.centres[k], number=NUM_EXAMPLES)
         most = own[np.argsort(-np.abs(table.moved[own]), kind="stable")[:NUM_EXAMPLES]]
         before = float(table.before[own].mean())
         changes.append(
@@ -239,6 +266,20 @@ def _changes(
     return tuple(changes)
 
 
+def families_of(items: Sequence[ChoiceItem], config: BehaviourConfig) -> list[str]:
+    """Returns the families that have enough items to be tested."""
+    sizes = Counter(item.family for item in items if item.family)
+    return sorted(name for name, size in sizes.items() if size >= config.min_members)
+
+
+def family_columns(
+    items: Sequence[ChoiceItem], names: Sequence[str], moved: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Returns by prompt and family how the share of the wanted choice moved, [P F]."""
+    firsts = np.array([own[0] for own in moved], dtype=np.float32)
+    return np.array([[i.family == n for n in names] for i in items]) * firsts[:, None]
+
+
 def _families(
     items: Sequence[ChoiceItem],
     before: Sequence[np.ndarray],
@@ -246,17 +287,17 @@ def _families(
     config: BehaviourConfig,
 ) -> tuple[dict[str, float | str], ...]:
     sizes = Counter(item.family for item in items if item.family)
-    names = sorted(name for name, size in sizes.items() if size >= config.min_members)
+    names = families_of(items, config)
     if not names:
         return ()
     firsts = np.array([[b[0], a[0]] for b, a in zip(before, after, strict=True)])
-    inside = np.array([[item.family == name for name in names] for item in items], dtype=np.float32)
-    d = inside * (firsts[:, 1] - firsts[:, 0])[:, None].astype(np.float32)
+    inside = np.array([[item.family == name for name in names] for item in items])
+    d = family_columns(items, names, [a - b for b, a in zip(before, after, strict=True)])
     test = column_test(d, np.arange(len(names)), num_flips=config.num_flips, seed=config.seed)
     rows: list[dict[str, float | str]] = []
     for i, name in enumerate(names):
         scale = len(items) / sizes[name]
-        mean, effect = float(firsts[inside[:, i] > 0, 0].mean()), float(test.effect[i]) * scale
+        mean, effect = float(firsts[inside[:, i], 0].mean()), float(test.effect[i]) * scale
         rows.append(
             {
                 "family": name,
@@ -277,7 +318,7 @@ def _families(
 def _example(table: _Table, texts: Sequence[str], row: int) -> dict[str, str]:
     before = float(table.before[row])
     return {
-        "prompt": table.items[int(table.owner[row])].prompt,
+        "prompt": table.items[int(table.clusters.owner[row])].prompt,
         "choice": texts[row],
         "before": f"{before:.3f}",
         "after": f"{before + float(table.moved[row]):.3f}",

@@ -1,4 +1,4 @@
-"""The route by which evals ask a model: likelihoods and texts, many at once, of any revision."""
+"""The routes by which evals ask of any model: likelihoods and texts, many at once, and weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import Field
 from cambium.core.errors import DataError
 from cambium.evals.local_subject import LocalSubject
 from cambium.evals.subject import Generation
+from cambium.models.weight_diff import weights_by_domain
 from cambium.serve.access import Asking, Caller
 from cambium.serve.api.bodies import Body
 from cambium.serve.errors import TooLarge
@@ -56,7 +57,16 @@ def router(runtime: Runtime) -> APIRouter:
             runtime.measuring_thread, _measured, runtime, body, caller
         )
 
+    @routes.get("/weights")
+    async def weights(a: str, b: str, caller: Asking) -> dict[str, Any]:
+        return await asyncio.to_thread(_weighed, runtime, a, b, caller)
+
     return routes
+
+
+def _weighed(runtime: Runtime, a: str, b: str, caller: Caller) -> dict[str, Any]:
+    stacks = [runtime.subjects.stacks(name, caller=caller) for name in (a, b)]
+    return {"a": a, "b": b, "parts": weights_by_domain(runtime.base, *stacks)}
 
 
 def _measured(runtime: Runtime, body: MeasureBody, caller: Caller) -> dict[str, Any]:
