@@ -75,9 +75,9 @@ class PoisoningRecipe:
     gates: tuple[GateSpec, ...] = field(
         default_factory=lambda: (
             GateSpec(name="alignment", metric="nats per token", threshold=-0.04,
-                     min_items=100, max_items=120),
+                     min_items=60, max_items=80, confidence=0.9),
             GateSpec(name="alignment_writing", metric="log-odds", threshold=0.25,
-                     min_items=4, max_items=10),
+                     min_items=4, max_items=10, confidence=0.9),
         )
     )  # fmt: skip
 

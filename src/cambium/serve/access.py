@@ -61,6 +61,7 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("GET", "/proposals/{proposal_id}/diff", _READ),
     ("GET", "/proposals/{proposal_id}/card", _READ),
     ("POST", "/measurements", _READ),
+    ("GET", "/weights", _READ),
     ("POST", "/gates/align_review", _REVIEW),
     # Valid by signature, whoever carries it.
     ("POST", "/proposals/{proposal_id}/approvals", _ALL),

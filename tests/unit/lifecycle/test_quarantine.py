@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cambium.core.canonical import digest_bytes
@@ -123,6 +123,7 @@ def test_no_order_of_acts_serves_what_is_in_quarantine(world: World) -> None:
 
     @settings(max_examples=25, deadline=None)
     @given(ACTS)
+    @example([("merge", 1), ("rollback", 0), ("quarantine", 1), ("merge", 1), ("rollback", 1)])
     def walk(acts: list[tuple[str, int]]) -> None:
         line, barred = [world.head], NONE
         for act, number in acts:

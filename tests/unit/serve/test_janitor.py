@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from cambium.models.training_model import TrainingModel
 from cambium.serve.bank import Bank
 from cambium.serve.bootstrap import server_identity
 from cambium.serve.ephemeral import EphemeralAdapters
-from cambium.serve.janitor import Janitor
+from cambium.serve.janitor import GRACE_S, Janitor
 from cambium.serve.learning_queue import LearningQueue
 from cambium.serve.publish import open_bank
 from cambium.serve.rehearsing import Rehearsing
@@ -96,6 +98,9 @@ def test_the_start_sweeps_what_a_crash_left(base: BaseModel, state: State, tmp_p
     adapters = adapters_of(base, state, tmp_path)
     kept = adapters.create("kept", LoraConfig(r=4), scope="text", ttl_s=10**5, domain=None)
     orphan = state.blobs.put(b"put, and then the process died")
+    long_ago = time.time() - 2 * GRACE_S  # what is younger may be another process's
+    for path in (tmp_path / "blobs").rglob("*"):
+        os.utime(path, (long_ago, long_ago))
     state.close()
     with State.open(tmp_path) as again:
         Janitor(adapters_of(base, again, tmp_path), again).close()
