@@ -19,6 +19,10 @@ from cambium.serve.runtime import Runtime
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with world_in(tmp_path_factory.mktemp("world")) as found:
+        # What is still being looked at would change beside the refusals.
+        until = time.monotonic() + 30
+        while found.server.runtime.jobs.pending and time.monotonic() < until:
+            time.sleep(0.05)
         yield found
 
 
