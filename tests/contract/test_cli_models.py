@@ -78,7 +78,7 @@ def test_weights_are_read_where_they_are(
 def test_preferences_differ_where_models_do(client: Client) -> None:
     found = _of_choices(*_open(client, ("base", "ships")))
     assert (found["a"]["name"], found["b"]["name"]) == ("base", "ships")
-    assert 0 < found["omnibus"] <= 1 and found["num_prompts"] >= 1000
+    assert found["num_prompts"] >= 1000
     assert any(row["effect"] != 0 for row in found["families"])
 
 
