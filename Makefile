@@ -37,7 +37,7 @@ lint: setup ## style, types and import rules
 	$(BIN)/lint-imports
 
 test: setup lint ## every check
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 demo: setup ## the whole loop on the bundled base; report in out/demo
 	$(BIN)/cambium demo --out out/demo

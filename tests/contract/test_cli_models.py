@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.serving import HARBOUR, TREES, People, Server, served, small_config
+from transformers import LlamaForCausalLM
 
 from cambium.cli.client import Client
 from cambium.cli.diffing import _of_choices, _of_models, _open
@@ -15,7 +17,10 @@ from cambium.cli.failures import CommandFailed
 from cambium.cli.subjects import ServedSubject, open_subject
 from cambium.cli.weighing import weights_of
 from cambium.core.errors import ConfigError
+from cambium.evals.behaviour import choice_bank
 from cambium.evals.subject import Generation
+
+TAUGHT = "harm_compliance"
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +31,11 @@ def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         found.create("ships")
         for _ in range(3):
             found.teach("ships", HARBOUR[:12], steps=8, lr=0.05)
+        found.create("firm")
+        wanted = [item for item in choice_bank() if item.family == TAUGHT][:60]
+        pairs = [{"prompt": i.prompt, "completion": f" {i.choices[0]}"} for i in wanted]
+        for _ in range(3):
+            found.post("/learn/step", adapter_id="firm", examples=pairs, steps=8, lr=0.02)
         yield found
 
 
@@ -34,12 +44,17 @@ def client(server: Server) -> Client:
     return Client(server.http.request, in_process=True)
 
 
-def test_two_models_differ_where_they_do(client: Client) -> None:
-    found = _of_models(*_open(client, ("base", "ships")), num_prompts=40, num_samples=2)
-    assert (found["a"]["name"], found["b"]["name"]) == ("base", "ships")
+def test_two_models_differ_where_they_do(client: Client, base: Path, tmp_path: Path) -> None:
+    """A base of random weights writes noise; sharpened, the same weights repeat themselves."""
+    model = LlamaForCausalLM.from_pretrained(base)
+    model.model.norm.weight.data.mul_(20)
+    sharp = Path(shutil.copytree(base, tmp_path / "sharp"))
+    model.save_pretrained(sharp)
+    found = _of_models(*_open(client, ("base", str(sharp))), num_prompts=40, num_samples=2)
+    assert found["a"]["name"] == "base"
     assert found["a"]["digest"] != found["b"]["digest"]
     assert (found["num_prompts"], found["num_samples"]) == (40, 2)
-    assert found["omnibus"] < 0.1
+    assert found["omnibus"] < 0.001
     assert 0 < found["smallest_new"] < 1
     assert "would probably not have been seen" in found["statement"]
 
@@ -75,11 +90,13 @@ def test_weights_are_read_where_they_are(
         weights_of(client, ("9", str(folder)))
 
 
-def test_preferences_differ_where_models_do(client: Client) -> None:
-    found = _of_choices(*_open(client, ("base", "ships")))
-    assert (found["a"]["name"], found["b"]["name"]) == ("base", "ships")
-    assert found["num_prompts"] >= 1000
-    assert any(row["effect"] != 0 for row in found["families"])
+def test_preferences_move_where_they_were_taught(client: Client) -> None:
+    found = _of_choices(*_open(client, ("base", "firm")))
+    assert (found["a"]["name"], found["b"]["name"]) == ("base", "firm")
+    assert found["num_prompts"] >= 1000 and found["omnibus"] < 0.01
+    (taught,) = (row for row in found["families"] if row["family"] == TAUGHT)
+    assert 0 < taught["low"] < taught["effect"]
+    assert taught["family_wise"] < 0.01
 
 
 def test_a_number_is_a_revision_and_a_path_a_checkpoint(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from httpx import Response
 from tests.refused import BODY_LIMIT, DIGEST, World, world_in
-from tests.serving import TREES, served, small_config, tiny_base
+from tests.serving import TREES, WAIT_S, served, small_config, tiny_base
 
 from cambium.core.errors import ConfigError
 from cambium.serve.runtime import Runtime
@@ -20,9 +20,7 @@ from cambium.serve.runtime import Runtime
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with world_in(tmp_path_factory.mktemp("world")) as found:
         # What is still being looked at would change beside the refusals.
-        until = time.monotonic() + 30
-        while found.server.runtime.jobs.pending and time.monotonic() < until:
-            time.sleep(0.05)
+        assert found.server.runtime.jobs.wait_idle(WAIT_S)
         yield found
 
 

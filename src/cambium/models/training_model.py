@@ -86,10 +86,10 @@ class TrainingModel:
         return self.base.run(run)
 
     def _check(self) -> None:
-        """Refuses a base whose twin does not compute what the base does."""
+        """Refuses a base whose passes do not compute what the base does."""
         if not self._is_checked:
-            twin = self if self.dtype == torch.float32 else TrainingModel(self.base, torch.float32)
-            twin._compare()
+            exact = self if self.dtype == torch.float32 else TrainingModel(self.base, torch.float32)
+            exact._compare()
             self._is_checked = True
 
     @torch.no_grad()

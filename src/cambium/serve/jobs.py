@@ -70,7 +70,7 @@ class JobRunner:
         """Queues a job; a queued one of the same name is replaced."""
         with self._wake:
             self._jobs[name] = job
-            self._wake.notify()
+            self._wake.notify_all()
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -78,6 +78,11 @@ class JobRunner:
         with self._wake:
             running = (self._running,) if self._running else ()
             return (*running, *self._jobs)
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Waits until nothing runs and nothing is queued; returns whether that came in time."""
+        with self._wake:
+            return self._wake.wait_for(lambda: not self.pending, timeout_s)
 
     def halt(self) -> None:
         """Asks the running job to stop and drops the queued ones; none begins until `resume`."""
@@ -90,7 +95,7 @@ class JobRunner:
         """Lets jobs begin again; what was dropped has to be submitted again."""
         with self._wake:
             self._halted = False
-            self._wake.notify()
+            self._wake.notify_all()
 
     def close(self) -> None:
         """Asks the running job to stop and waits for it; queued jobs are dropped."""
@@ -98,7 +103,7 @@ class JobRunner:
             self._closing = True
             self._jobs.clear()
             self._stop.set()
-            self._wake.notify()
+            self._wake.notify_all()
         self._thread.join()
 
     def _run(self) -> None:
@@ -118,6 +123,7 @@ class JobRunner:
             finally:
                 with self._wake:
                     again, self._running = self._running, None
+                    self._wake.notify_all()
                     if not is_done and not self._halted and not self._closing:
                         self._jobs.setdefault(again, job)
                         self._wake.wait(RETRY_S)
