@@ -68,7 +68,9 @@ def propose(
     With --state, waits until the candidate is consolidated and its gates have decided.
     """
     with connect(state) as client:
-        asked = {"adapter_id": adapter, "domain": into} | ({"kind": str(kind)} if kind else {})
+        asked: dict[str, object] = {"adapter_id": adapter, "domain": into}
+        if kind:
+            asked["kind"] = str(kind)
         answer = client.post("/adapters/propose_consolidation", asked)
         if client.in_process:
             answer = {"proposal_id": answer["proposal_id"], **_finished(client, answer)}
