@@ -17,7 +17,7 @@ from cambium.learn.consolidate import (
     with_teacher,
 )
 from cambium.learn.examples import Window
-from cambium.models.adapter import Adapter
+from cambium.models.adapter import Adapter, virtual_tokens
 from cambium.models.adapter_stack import AdapterStack
 from cambium.models.base import BaseModel, stack_rows
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, to_bytes
@@ -51,8 +51,10 @@ def divergence(base: BaseModel, texts: list[Window], lora: Adapter) -> float:
         with torch.inference_mode():
             with base.rows(None) as model:
                 before = torch.log_softmax(model(tokens, use_cache=False).logits, dim=-1)
+            read = torch.tensor([[*virtual_tokens([lora]), *one.tokens]])
             with base.rows(stack_rows([(lora,)])) as model:
-                after = torch.log_softmax(model(tokens, use_cache=False).logits, dim=-1)
+                logits = model(read, use_cache=False).logits[:, lora.num_virtual :]
+            after = torch.log_softmax(logits, dim=-1)
         total += float((before.exp() * (before - after)).sum(-1).mean())
     return total / len(texts)
 
