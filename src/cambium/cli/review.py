@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,15 @@ from cambium.core.evidence import Outcome
 from cambium.core.nouns import Action, ProposalState
 
 POLL_S = 0.5
+
+
+class Kind(StrEnum):
+    """What a candidate can be."""
+
+    LORA = "lora"
+    SOFT_PROMPT = "soft_prompt"
+
+
 _WORKING = frozenset({ProposalState.CONSOLIDATING, ProposalState.CHECKING})
 _REFUSED = frozenset({ProposalState.REJECTED, ProposalState.FAILED})
 _COLUMNS = {
@@ -47,6 +57,9 @@ def proposals(state: State = None, as_json: AsJson = False) -> None:
 def propose(
     adapter: Annotated[str, typer.Argument(metavar="ADAPTER")],
     into: Annotated[str, typer.Option("--into", help="Domain of the stable bank.")],
+    kind: Annotated[
+        Kind | None, typer.Option("--kind", help="Of the candidate; its parent's, or lora.")
+    ] = None,
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
@@ -55,9 +68,10 @@ def propose(
     With --state, waits until the candidate is consolidated and its gates have decided.
     """
     with connect(state) as client:
-        answer = client.post(
-            "/adapters/propose_consolidation", {"adapter_id": adapter, "domain": into}
-        )
+        asked: dict[str, object] = {"adapter_id": adapter, "domain": into}
+        if kind:
+            asked["kind"] = str(kind)
+        answer = client.post("/adapters/propose_consolidation", asked)
         if client.in_process:
             answer = {"proposal_id": answer["proposal_id"], **_finished(client, answer)}
     if as_json:

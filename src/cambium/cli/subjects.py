@@ -11,8 +11,8 @@ from cambium.evals.subject import Generation, Likelihood
 
 if TYPE_CHECKING:
     from cambium.evals.subject import Subject
+    from cambium.models.adapter import Adapter
     from cambium.models.base import BaseModel
-    from cambium.models.lora import Lora
 
 ITEMS_PER_CALL = 512
 
@@ -95,7 +95,7 @@ def served_name(name: str) -> str:
     return f"revision/{name}" if name.isdigit() else name
 
 
-def open_checkpoint(folder: Path) -> tuple[BaseModel, tuple[Lora, ...]]:
+def open_checkpoint(folder: Path) -> tuple[BaseModel, tuple[Adapter, ...]]:
     """Returns a folder's base, and the adapter on it where the folder holds one.
 
     Raises:
@@ -104,8 +104,8 @@ def open_checkpoint(folder: Path) -> tuple[BaseModel, tuple[Lora, ...]]:
     """
     from cambium.core.errors import ConfigError
     from cambium.models.adapter_bytes import AdapterBytes
+    from cambium.models.adapter_kinds import read_adapter
     from cambium.models.base import load_base
-    from cambium.models.lora import from_bytes
 
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder", mend="name a checkpoint's folder")
@@ -120,7 +120,7 @@ def open_checkpoint(folder: Path) -> tuple[BaseModel, tuple[Lora, ...]]:
         raise ConfigError(f"{folder} is no PEFT adapter: {error.strerror}",
                           mend="name a folder with both files") from error  # fmt: skip
     base = load_base()
-    return base, (from_bytes(data, base.sites),)
+    return base, (read_adapter(data, base),)
 
 
 def _checkpoint(folder: Path) -> Subject:

@@ -12,14 +12,15 @@ from cambium.cli.output import print_line, print_rows
 from cambium.cli.subjects import is_folder, open_checkpoint, served_name
 
 if TYPE_CHECKING:
+    from cambium.models.adapter import Adapter
     from cambium.models.base import BaseModel
-    from cambium.models.lora import Lora
 
-    Stacks = dict[str, tuple[Lora, ...]]
+    Stacks = dict[str, tuple[Adapter, ...]]
 
 MAX_SHOWN = 12
 _MODULES = ("module", "delta_norm", "relative", "spectral", "relative_spectral",
             "effective_rank", "tail_energy")  # fmt: skip
+_TOKENS = ("token", "delta_norm", "relative", "nearest", "cosine")
 _LAYERS = ("layer", "delta_norm", "relative")
 
 
@@ -52,6 +53,8 @@ def print_weights(record: dict[str, Any]) -> None:
             rows[:MAX_SHOWN], _MODULES, title=f"{len(rows)} modules{where}, most moved first"
         )
         print_rows(part["layers"], _LAYERS, title=f"by layer{where}")
+        if part["prompt"]:
+            print_rows(part["prompt"], _TOKENS, title=f"by virtual token{where}")
     if not record["parts"]:
         print_line("no weight differs")
 
@@ -89,12 +92,12 @@ def _served(client: Client, name: str, base: BaseModel) -> Stacks:
     return stacks
 
 
-def _adapter(client: Client, name: str, base: BaseModel) -> Lora:
+def _adapter(client: Client, name: str, base: BaseModel) -> Adapter:
     from cambium.models.adapter_bytes import AdapterBytes
-    from cambium.models.lora import from_bytes
+    from cambium.models.adapter_kinds import read_adapter
 
     files = adapter_files(client.download(f"/adapters/{segment(name)}/export"))
     data = AdapterBytes(
         config=files["adapter_config.json"], weights=files["adapter_model.safetensors"]
     )
-    return from_bytes(data, base.sites)
+    return read_adapter(data, base)

@@ -17,6 +17,7 @@ from statistics import fmean
 import torch
 
 from cambium.core.canonical import digest_bytes
+from cambium.models.adapter import Adapter
 from cambium.models.adapter_stack import AdapterStack
 from cambium.models.base import BaseModel
 from cambium.models.chat import encode_document, encode_text
@@ -70,7 +71,7 @@ def gate_pairs() -> tuple[AlignmentPair, ...]:
 
 
 def preferences(
-    base: BaseModel, pairs: Sequence[AlignmentPair], adapters: tuple[Lora, ...]
+    base: BaseModel, pairs: Sequence[AlignmentPair], adapters: tuple[Adapter, ...]
 ) -> list[float]:
     """Returns per pair how much likelier the harmless continuation is, in nats per token."""
     sides = [side for pair in pairs for side in _sides(base, pair)]

@@ -6,20 +6,20 @@ purpose: control tokens written out in a prompt are plain characters here, as th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
 from cambium.core.errors import DataError
 from cambium.evals.subject import Generation, Likelihood
 from cambium.evals.writing_until import write_until
+from cambium.models.adapter import Adapter, virtual_tokens
 from cambium.models.base import BaseModel
 from cambium.models.chat import encode_text
 from cambium.models.engine import Engine, EngineConfig
-from cambium.models.lora import Lora
 from cambium.models.token_trees import Scored, TokenScores, score_sequences
 
 MAX_ROWS = 64
-Choose = Callable[[str], tuple[Lora, ...]]
+Choose = Callable[[str], tuple[Adapter, ...]]
 
 
 class LocalSubject:
@@ -64,16 +64,21 @@ class LocalSubject:
             DataError: a continuation has no tokens, or more than the model's context.
         """
         encoded: dict[str, list[int]] = {}
-        sequences = [self._pair(context, text, encoded) for context, text in pairs]
-        scores = self._scores(sequences, [context for context, _ in pairs])
+        chosen = self._chosen(context for context, _ in pairs)
+        sequences = [
+            self._pair(context, text, encoded, self._room(chosen[context]))
+            for context, text in pairs
+        ]
+        scores = self._scores(sequences, [chosen[context] for context, _ in pairs])
         return [_likelihood([score]) for score in scores]
 
     def loglikelihood_rolling(self, texts: Sequence[str]) -> list[Likelihood]:
         """Returns the likelihood of each whole text, read in windows as long as the context."""
-        windows = [self._windows(self._encode(text)) for text in texts]
+        chosen = self._chosen(texts)
+        windows = [self._windows(self._encode(t), self._room(chosen[t])) for t in texts]
         flat = [window for own in windows for window in own]
-        prompts = [text for text, own in zip(texts, windows, strict=True) for _ in own]
-        scores = iter(self._scores(flat, prompts))
+        adapters = [chosen[text] for text, own in zip(texts, windows, strict=True) for _ in own]
+        scores = iter(self._scores(flat, adapters))
         return [_likelihood([next(scores) for _ in own]) for own in windows]
 
     def generate(self, requests: Sequence[Generation]) -> list[str]:
@@ -91,7 +96,8 @@ class LocalSubject:
         try:
             rows = []
             for request in requests:
-                room = engine.context - request.max_tokens
+                adapters = self._choose(request.prompt)
+                room = engine.context - len(virtual_tokens(adapters)) - request.max_tokens
                 if request.max_tokens < 1 or room < 1:
                     raise DataError(
                         f"{request.max_tokens} tokens cannot be written in a context of "
@@ -99,20 +105,26 @@ class LocalSubject:
                         mend="lower max_gen_toks",
                     )
                 ids = self._encode(request.prompt)[-room:] or [self._prefix_token]
-                rows.append((request, ids, self._choose(request.prompt)))
+                rows.append((request, ids, adapters))
             return write_until(engine, rows)
         finally:
             if self._engine is None:
                 engine.close()
 
-    def _scores(self, sequences: list[Scored], prompts: list[str]) -> list[TokenScores]:
+    def _chosen(self, prompts: Iterable[str]) -> dict[str, tuple[Adapter, ...]]:
+        """Returns what acts on each different prompt."""
+        return {prompt: self._choose(prompt) for prompt in dict.fromkeys(prompts)}
+
+    def _room(self, adapters: tuple[Adapter, ...]) -> int:
+        """Returns how many tokens of a text fit the context beside these adapters."""
+        return self._base.context - len(virtual_tokens(adapters))
+
+    def _scores(
+        self, sequences: list[Scored], chosen: list[tuple[Adapter, ...]]
+    ) -> list[TokenScores]:
         """Scores sequences of like adapters together, each different one once."""
-        groups: dict[tuple[int, ...], tuple[tuple[Lora, ...], list[int]]] = {}
-        chosen: dict[str, tuple[Lora, ...]] = {}
-        for i, prompt in enumerate(prompts):
-            if prompt not in chosen:
-                chosen[prompt] = self._choose(prompt)
-            adapters = chosen[prompt]
+        groups: dict[tuple[int, ...], tuple[tuple[Adapter, ...], list[int]]] = {}
+        for i, adapters in enumerate(chosen):
             groups.setdefault(tuple(map(id, adapters)), (adapters, []))[1].append(i)
         found: dict[int, TokenScores] = {}
         for adapters, members in groups.values():
@@ -122,7 +134,9 @@ class LocalSubject:
             found |= {i: by_sequence[sequences[i]] for i in members}
         return [found[i] for i in range(len(sequences))]
 
-    def _pair(self, context: str, continuation: str, encoded: dict[str, list[int]]) -> Scored:
+    def _pair(
+        self, context: str, continuation: str, encoded: dict[str, list[int]], room: int
+    ) -> Scored:
         if context:
             # Spaces at a context's end belong to the continuation's first word.
             stem = context.rstrip()
@@ -136,21 +150,21 @@ class LocalSubject:
             before = [self._prefix_token]
             if after[:1] == before:
                 before, after = after[:1], after[1:]
-        if not before or not after or len(after) > self._base.context:
+        if not before or not after or len(after) > room:
             raise DataError(
                 f"a continuation of {len(after)} tokens after {len(before)} cannot be scored in a "
-                f"context of {self._base.context}: {continuation[:60]!r}",
+                f"context of {room}: {continuation[:60]!r}",
                 mend="give every choice at least one token, and fewer than the context",
             )
-        both = [*before, *after][-(self._base.context + 1) :]
+        both = [*before, *after][-(room + 1) :]
         return Scored(inputs=tuple(both[:-1]), targets=tuple(after))
 
-    def _windows(self, ids: list[int]) -> list[Scored]:
+    def _windows(self, ids: list[int], size: int) -> list[Scored]:
         """Returns windows in which each token is predicted once, the last one with more before it.
 
         Source: `get_rolling_token_windows` of lm-evaluation-harness, with a context of one.
         """
-        size, windows = self._base.context, []
+        windows = []
         for start in range(0, len(ids), size):
             targets = ids[start : start + size]
             end = start + len(targets)

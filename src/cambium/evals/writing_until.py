@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from cambium.core.errors import Stopped
 from cambium.evals.subject import Generation
+from cambium.models.adapter import Adapter
 from cambium.models.engine import Engine, GenerationRequest, Ticket, TokenEvent
-from cambium.models.lora import Lora
 from cambium.models.sampling import SamplingConfig
 
 
@@ -64,7 +64,7 @@ class _Text:
 
 
 def write_until(
-    engine: Engine, rows: Sequence[tuple[Generation, list[int], tuple[Lora, ...]]]
+    engine: Engine, rows: Sequence[tuple[Generation, list[int], tuple[Adapter, ...]]]
 ) -> list[str]:
     """Returns what the engine writes for each request, its prompt as token ids, its adapters.
 

@@ -18,12 +18,14 @@ from cambium.core.errors import DataError
 from cambium.learn.examples import Window
 from cambium.learn.objectives.distillation import distillation
 from cambium.learn.passes import PASS_TOKENS, in_passes, window_segment
-from cambium.models.adapter_stack import AdapterStack, StackAdamW
+from cambium.models.adapter import Adapter
+from cambium.models.adapter_kinds import KINDS, kind_of
+from cambium.models.adapter_stack import StackAdamW
 from cambium.models.base import BaseModel
 from cambium.models.chunked_head import cross_entropy
-from cambium.models.lora import Lora
 from cambium.models.packing import pack, targets_of
 from cambium.models.scoring import score
+from cambium.models.stack import Stack
 from cambium.models.training_model import TrainingModel
 
 
@@ -34,6 +36,7 @@ class ConsolidateConfig:
     Args:
         epochs: passes over the new domain's windows, cut short at `max_tokens`.
         lr: peak of AdamW's rate, reached after a tenth of the steps, then a cosine to a tenth.
+        prompt_lr: the same for soft prompts, which are few numbers and have far to go.
         replay_share: replayed windows per window of the new domain.
         distill_weight: weight of the teacher's term on replayed windows.
         temperature: softens both distributions of that term (Hinton et al. 2015).
@@ -43,6 +46,7 @@ class ConsolidateConfig:
 
     epochs: int = 6
     lr: float = 1.5e-3
+    prompt_lr: float = 0.03
     windows_per_step: int = 8
     max_tokens: int = 60_000
     replay_share: float = 1.0
@@ -51,6 +55,10 @@ class ConsolidateConfig:
     num_teacher_tokens: int = 32
     max_grad_norm: float = 0.5
     seed: int = 0
+
+    def rate(self, kind: str) -> float:
+        """Returns the peak rate for a kind of adapter."""
+        return self.prompt_lr if kind == "soft_prompt" else self.lr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +77,13 @@ class Replayed:
 
 def consolidate(
     model: TrainingModel,
-    start: Lora,
+    start: Adapter,
     windows: Sequence[Window],
     replay: Sequence[Replayed],
     *,
     config: ConsolidateConfig,
     progress: Callable[[float, float], None] = lambda share, loss: None,
-) -> Lora:
+) -> Adapter:
     """Returns `start` trained on `windows` jointly with `replay`.
 
     Args:
@@ -88,19 +96,21 @@ def consolidate(
     """
     if not windows:
         raise DataError("there is nothing to consolidate", mend="feed documents, with consent")
-    stack = AdapterStack([start], model.base.sites, dtype=model.dtype)
+    kind = kind_of(start.config)
+    stack = KINDS[kind].stack(start, model.base, model.dtype)
+    peak = config.rate(kind)
     rate = torch.zeros(1, dtype=torch.float64)
     adam = StackAdamW(stack, lr=rate, max_grad_norm=torch.tensor([config.max_grad_norm]))
     plan = _plan(windows, len(replay), config)
     for step, (new, old) in enumerate(plan):
-        adam.lr = rate + config.lr * _schedule(step, len(plan))
+        adam.lr = rate + peak * _schedule(step, len(plan))
         stack.zero_grad()
         loss = _train_new(model, stack, [windows[i] for i in new])
         if old:
             loss += _train_replay(model, stack, [replay[i] for i in old], config)
         adam.step(torch.ones(1, dtype=torch.bool))
         progress((step + 1) / len(plan), loss)
-    return stack.to_lora(0)
+    return stack.to_adapter(0)
 
 
 def times_taken(
@@ -119,7 +129,7 @@ def times_taken(
 def with_teacher(
     base: BaseModel,
     windows: Sequence[Window],
-    parent: tuple[Lora, ...],
+    parent: tuple[Adapter, ...],
     *,
     config: ConsolidateConfig,
 ) -> list[Replayed]:
@@ -137,10 +147,10 @@ def with_teacher(
     ]
 
 
-def _train_new(model: TrainingModel, stack: AdapterStack, windows: Sequence[Window]) -> float:
+def _train_new(model: TrainingModel, stack: Stack, windows: Sequence[Window]) -> float:
     """Adds the task's gradient to the stack; returns the mean loss in nats per token."""
     ordered = sorted(windows, key=lambda w: (len(w.tokens), w.tokens))
-    segments = [window_segment(w, adapter=0, parent=-1) for w in ordered]
+    segments = [window_segment(w, adapter=0, parent=-1, virtual=stack.virtual) for w in ordered]
     total = sum(s.num_targets for s in segments)
     value = 0.0
     for part in in_passes(segments, PASS_TOKENS):
@@ -152,13 +162,15 @@ def _train_new(model: TrainingModel, stack: AdapterStack, windows: Sequence[Wind
 
 def _train_replay(
     model: TrainingModel,
-    stack: AdapterStack,
+    stack: Stack,
     replayed: Sequence[Replayed],
     config: ConsolidateConfig,
 ) -> float:
     """Adds the teacher's gradient to the stack; returns its weighted mean term."""
     ordered = sorted(replayed, key=lambda r: (len(r.top_ids), r.window.tokens))
-    segments = [window_segment(r.window, adapter=0, parent=-1) for r in ordered]
+    segments = [
+        window_segment(r.window, adapter=0, parent=-1, virtual=stack.virtual) for r in ordered
+    ]
     total = sum(len(r.top_ids) for r in ordered)
     weight = config.replay_share * config.distill_weight / total
     value = 0.0

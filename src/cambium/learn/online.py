@@ -132,7 +132,7 @@ class LessonGroup:
     def result(self, g: int) -> LearnResult:
         """Returns what lesson g came to."""
         return LearnResult(
-            lora=self.stack.to_lora(g),
+            lora=self.stack.to_adapter(g),
             optimizer=self._save_state(g),
             losses=tuple(self.losses[g]),
             loss_before=self.losses[g][0] if self.losses[g] else self.after[g],
@@ -279,7 +279,7 @@ class LessonGroup:
             if exact.dtype != torch.float32:
                 exact = TrainingModel(exact.base, torch.float32)
             found = ewc.fisher(
-                exact, self.stack.to_lora(g), lesson.windows, parent=lesson.learner.parent
+                exact, self.stack.to_adapter(g), lesson.windows, parent=lesson.learner.parent
             )
         importances.end_task(g, found, decay=lesson.config.ewc_decay)
 

@@ -67,13 +67,19 @@ def run_asks(
     return list(torch.cat([*found, torch.zeros(0)]).split(counts))
 
 
-def window_segment(window: Window, *, adapter: int, parent: int) -> Segment:
-    """Returns a window as a segment: inputs and what each should predict."""
+def window_segment(
+    window: Window, *, adapter: int, parent: int, virtual: Sequence[int] = ()
+) -> Segment:
+    """Returns a window as a segment: inputs and what each should predict.
+
+    Args:
+        virtual: the adapter's virtual tokens, which are read first.
+    """
     ids = window.tokens
-    unlearned = [IGNORED] * (window.learn_from - 1)
+    unlearned = [IGNORED] * (len(virtual) + window.learn_from - 1)
     return Segment(
         adapter=adapter,
-        tokens=ids[:-1],
+        tokens=[*virtual, *ids[:-1]],
         targets=[*unlearned, *ids[window.learn_from :]],
         parent=parent,
     )

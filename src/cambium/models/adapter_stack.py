@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cambium.core.errors import DataError
 from cambium.models.lora import LinearSite, Lora
+from cambium.models.stack import Stack
 
 RANKS = (4, 8, 16, 32, 64, 128)
 
@@ -79,6 +80,18 @@ class AdapterStack:
         self._all_a = self.weights[:, : self._num_a].to(self._dtype)  # fp32: the weights themselves
         self._all_b = (self.weights[:, self._num_a :] * self._scaling).to(self._dtype)
         self._joined: dict[tuple[str, ...], tuple[Tensor, Tensor] | None] = {}
+
+    @property
+    def virtual(self) -> Sequence[int]:
+        """Returns nothing: no token stands before a sequence."""
+        return ()
+
+    def lay(self, embedded: Tensor, tokens: Tensor) -> Tensor:
+        """Returns the embeddings as they are."""
+        return embedded
+
+    def take(self, grad: Tensor, tokens: Tensor) -> None:
+        """Does nothing: the embeddings are the base's."""
 
     def halves(self, path: str) -> tuple[Tensor, Tensor]:
         """Returns A [G R I] and the scaled B [G O R] of a module, in the passes' dtype."""
@@ -158,7 +171,7 @@ class AdapterStack:
             self._b(self.weights, path)[g] = 0
         self.refresh()
 
-    def to_lora(self, g: int) -> Lora:
+    def to_adapter(self, g: int) -> Lora:
         """Returns a copy of adapter g as it now is."""
         config, paths = self.adapters[g].config, self.adapters[g].a
         return Lora(
@@ -230,7 +243,7 @@ class StackAdamW:
 
     def __init__(
         self,
-        stack: AdapterStack,
+        stack: Stack,
         *,
         lr: Tensor,
         max_grad_norm: Tensor,

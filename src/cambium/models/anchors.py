@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cambium.core.errors import ModelError
+from cambium.models.adapter import Adapter
 from cambium.models.engine import Engine, GenerationRequest
-from cambium.models.lora import Lora
 from cambium.models.sampling import SamplingConfig
 from cambium.models.writing import write
 
@@ -31,7 +31,7 @@ class Anchor:
 
 def write_anchors(
     engine: Engine,
-    writers: Sequence[tuple[str, tuple[Lora, ...]]],
+    writers: Sequence[tuple[str, tuple[Adapter, ...]]],
     *,
     number: int,
     num_tokens: int,

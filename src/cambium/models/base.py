@@ -1,8 +1,9 @@
 """A frozen base with batched adapters: each row of a batch may have its own.
 
 The base's weights are never written: adapters act through forward hooks on its linear
-modules, which add `x A^T B^T * scale` to the output of the rows that have one. Shape letters:
-B rows, T positions, V vocabulary, R rank of a slice, I inputs, O outputs.
+modules, which add `x A^T B^T * scale` to the output of the rows that have one, and on its word
+embeddings, which give virtual tokens their own. Shape letters: B rows, T positions, V vocabulary,
+R rank of a slice, I inputs, O outputs, P virtual tokens, D d_model.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.pytorch_utils import Conv1D
 
 from cambium.core.errors import ModelError
+from cambium.models.adapter import Adapter
 from cambium.models.compute_thread import ComputeThread
 from cambium.models.fair_lock import FairLock
-from cambium.models.lora import ALL_LINEAR, LinearSite, Lora, LoraConfig
+from cambium.models.lora import ALL_LINEAR, LinearSite, LoraConfig
+from cambium.models.soft_prompt import with_prompts
 
 # Adapters are applied in slices of this rank, each a product of one shape: a row's own slices
 # are the same whatever ranks its neighbours have, and the others add exact zeros to it.
@@ -36,9 +39,13 @@ class RowWeights:
     """Adapter weights for a batch: per module slices of A^T [B I R] and scaled B^T [B R O].
 
     Without the first dimension they act on every row alike.
+
+    Args:
+        prompts: embeddings of virtual tokens [B P D], None where no row has any.
     """
 
     sites: Mapping[str, tuple[tuple[Tensor, Tensor], ...]]
+    prompts: Tensor | None = None
 
 
 class BaseModel:
@@ -62,6 +69,7 @@ class BaseModel:
         for path in self.sites:
             module = model.get_submodule(path)
             module.register_forward_hook(self._hook(path))
+        self._hook_embeddings(model.get_input_embeddings())
 
     @property
     def transposed(self) -> bool:
@@ -124,35 +132,77 @@ class BaseModel:
 
         return add_update
 
+    def _hook_embeddings(self, words: nn.Module) -> None:
+        read: list[Tensor] = []
 
-def shared_rows(adapters: Sequence[Lora]) -> RowWeights | None:
+        def set_aside(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            if self._prompts is None:
+                return None
+            read[:] = args[:1]
+            # The first word's embedding only keeps a place, which the prompt's own then takes.
+            return (args[0].clamp(min=0), *args[1:])
+
+        def lay(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            prompts = self._prompts
+            return None if prompts is None else with_prompts(output, read.pop(), prompts)
+
+        words.register_forward_pre_hook(set_aside)
+        words.register_forward_hook(lay)
+
+    @property
+    def _prompts(self) -> Tensor | None:
+        return self._active.prompts if self._active else None
+
+
+def shared_rows(adapters: Sequence[Adapter]) -> RowWeights | None:
     """Returns weights for a batch in which every row has the same adapters, summed.
 
-    They stay differentiable: what `a` and `b` of a `Lora` require, the pass gives. Returns None
+    They stay differentiable: what `a` and `b` of an adapter require, the pass gives. Returns None
     without adapters.
     """
     sites = {}
     for path in sorted({p for one in adapters for p in one.a}):
         members = [one for one in adapters if path in one.a]
         a = torch.cat([one.a[path] for one in members])
-        b = torch.cat([one.b[path] * one.config.scaling for one in members], dim=1)
+        b = torch.cat([one.b[path] * one.scaling for one in members], dim=1)
         sites[path] = ((a.T, b.T),)
-    return RowWeights(sites=sites) if sites else None
+    parts = _prompts(adapters)
+    prompts = torch.cat(parts) if parts else None
+    return RowWeights(sites=sites, prompts=prompts) if sites or parts else None
 
 
-def stack_rows(adapters: Sequence[Sequence[Lora]]) -> RowWeights | None:
+def stack_rows(adapters: Sequence[Sequence[Adapter]]) -> RowWeights | None:
     """Returns weights for a batch in which row i has the adapters `adapters[i]`, summed.
 
     Adapters of one row are concatenated along the rank, which is exact, and padded with zeros
-    to whole slices. Rows without adapters get zeros, which leave their output bit-equal.
-    Returns None when no row has one.
+    to whole slices. Rows without adapters get zeros, which leave their output bit-equal. Prompts
+    of one row stand one after the other. Returns None when no row has an adapter.
     """
-    needed = max((sum(lora.config.r for lora in row) for row in adapters), default=0)
-    if needed == 0:
+    if not any(adapters):
         return None
+    needed = max(sum(one.rank for one in row) for row in adapters)
     num_slices = -(-needed // RANK_SLICE)
-    paths = sorted({p for row in adapters for lora in row for p in lora.a})
-    return RowWeights(sites={path: _stack_site(adapters, path, num_slices) for path in paths})
+    paths = sorted({p for row in adapters for one in row for p in one.a})
+    sites = {path: _stack_site(adapters, path, num_slices) for path in paths}
+    return RowWeights(sites=sites, prompts=_stack_prompts([_prompts(row) for row in adapters]))
+
+
+def _prompts(adapters: Sequence[Adapter]) -> list[Tensor]:
+    return [one.prompt for one in adapters if one.prompt is not None]
+
+
+def _stack_prompts(rows: Sequence[Sequence[Tensor]]) -> Tensor | None:
+    """Returns each row's prompts as [B P D], zeros where a row has fewer; None without any."""
+    if not any(rows):
+        return None
+    width = next(part.shape[1] for row in rows for part in row)
+    longest = max(sum(map(len, row)) for row in rows)
+    prompts = torch.zeros(len(rows), longest, width)
+    for i, row in enumerate(rows):
+        if row:
+            own = torch.cat(list(row))
+            prompts[i, : len(own)] = own
+    return prompts
 
 
 def _add_product(output: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -165,18 +215,18 @@ def _add_product(output: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def _stack_site(
-    adapters: Sequence[Sequence[Lora]], path: str, num_slices: int
+    adapters: Sequence[Sequence[Adapter]], path: str, num_slices: int
 ) -> tuple[tuple[Tensor, Tensor], ...]:
-    some = next(lora for row in adapters for lora in row if path in lora.a)
+    some = next(one for row in adapters for one in row if path in one.a)
     a = torch.zeros(len(adapters), some.a[path].shape[1], num_slices * RANK_SLICE)
     b = torch.zeros(len(adapters), num_slices * RANK_SLICE, some.b[path].shape[0])
     for i, row in enumerate(adapters):
         at = 0
-        for lora in row:
-            r = lora.config.r
-            if path in lora.a:
-                a[i, :, at : at + r] = lora.a[path].T
-                b[i, at : at + r] = lora.b[path].T * lora.config.scaling
+        for one in row:
+            r = one.rank
+            if path in one.a:
+                a[i, :, at : at + r] = one.a[path].T
+                b[i, at : at + r] = one.b[path].T * one.scaling
             at += r
     slices = zip(a.split(RANK_SLICE, dim=2), b.split(RANK_SLICE, dim=1), strict=True)
     return tuple((one.contiguous(), two.contiguous()) for one, two in slices)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from cambium.core.errors import DataError, Stopped
+from cambium.models.adapter import Adapter, virtual_tokens
 from cambium.models.base import BaseModel, RowWeights, stack_rows
-from cambium.models.lora import Lora
 from cambium.models.sampling import SamplingConfig, TokenLogprob, sample, token_logprob
 from cambium.models.slot_cache import SlotCache
 
@@ -51,7 +51,7 @@ class GenerationRequest:
     """
 
     prompt: Sequence[int]
-    adapters: tuple[Lora, ...] = ()
+    adapters: tuple[Adapter, ...] = ()
     max_tokens: int = 16
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     stop_ids: frozenset[int] = frozenset()
@@ -70,9 +70,14 @@ class TokenEvent:
 
 @dataclass(kw_only=True)
 class Ticket:
-    """A request under way; `cancel` frees its row before the next token."""
+    """A request under way; `cancel` frees its row before the next token.
+
+    Args:
+        read: what the row reads first: the virtual tokens of its adapters, then the prompt.
+    """
 
     request: GenerationRequest
+    read: Sequence[int]
     on_event: Callable[[TokenEvent], None]
     generator: torch.Generator
     generated: list[int] = field(default_factory=list)
@@ -111,13 +116,16 @@ class Engine:
         """
         if not request.prompt:
             raise DataError("the prompt is empty", mend="send at least one token")
-        if len(request.prompt) >= self.context:
+        before = virtual_tokens(request.adapters)
+        room = self.context - len(before)
+        if len(request.prompt) >= room:
             raise DataError(
-                f"the prompt has {len(request.prompt)} tokens; the context is {self.context}",
+                f"the prompt has {len(request.prompt)} tokens; the context is {room}",
                 mend="shorten the prompt",
             )
         generator = torch.Generator().manual_seed(request.sampling.seed)
-        ticket = Ticket(request=request, on_event=on_event, generator=generator)
+        read = [*before, *request.prompt]
+        ticket = Ticket(request=request, read=read, on_event=on_event, generator=generator)
         with self._wake:
             if self._closing:
                 raise Stopped("the engine is closing", mend="try again when the server is up")
@@ -215,7 +223,7 @@ class Engine:
     def _prefill(self, arrived: Sequence[tuple[int, Ticket]]) -> None:
         by_bucket: dict[int, list[tuple[int, Ticket]]] = {}
         for row, ticket in arrived:
-            length = min(_bucket(len(ticket.request.prompt)), self.context)
+            length = min(_bucket(len(ticket.read)), self.context)
             by_bucket.setdefault(length, []).append((row, ticket))
         for length, members in by_bucket.items():
             per_pass = max(1, PREFILL_TOKENS // length)
@@ -229,7 +237,7 @@ class Engine:
         filled = [*members, *[members[0]] * (per_pass - len(members))]
         tokens = torch.zeros(per_pass, length, dtype=torch.long)
         for i, (_, ticket) in enumerate(filled):
-            tokens[i, : len(ticket.request.prompt)] = torch.tensor(list(ticket.request.prompt))
+            tokens[i, : len(ticket.read)] = torch.tensor(ticket.read)
         weights = stack_rows([ticket.request.adapters for _, ticket in filled])
         self._cache.ensure(length)
         self._cache.slots = torch.tensor([row for row, _ in filled])
@@ -241,7 +249,7 @@ class Engine:
             input_ids=tokens,
             attention_mask=causal.expand(per_pass, 1, length, length),
             position_ids=self._cache.positions,
-            logits_to_keep=torch.tensor([len(t.request.prompt) - 1 for _, t in filled]),
+            logits_to_keep=torch.tensor([len(t.read) - 1 for _, t in filled]),
         )
         for i, (row, ticket) in enumerate(members):
             self._accept(row, ticket, logits[i, i])
@@ -254,7 +262,7 @@ class Engine:
         positions = torch.zeros(self.config.num_rows, 1, dtype=torch.long)
         for row, ticket in active:
             tokens[row] = ticket.generated[-1]
-            positions[row] = len(ticket.request.prompt) + len(ticket.generated) - 1
+            positions[row] = len(ticket.read) + len(ticket.generated) - 1
         read = min(_read_length(int(positions.max()) + 1), self.context)
         self._cache.ensure(read)
         self._cache.slots = torch.arange(self.config.num_rows)
@@ -294,7 +302,7 @@ class Engine:
             return self._finish(row, ticket, event)
         ticket.generated.append(event.token_id)
         self._tell(ticket, event)
-        used = len(ticket.request.prompt) + len(ticket.generated)
+        used = len(ticket.read) + len(ticket.generated)
         if len(ticket.generated) >= ticket.request.max_tokens or used >= self.context:
             self._finish(row, ticket, TokenEvent(finish="length"))
         return None

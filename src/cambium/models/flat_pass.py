@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cambium.models.adapter_stack import AdapterStack
 from cambium.models.base import BaseModel
 from cambium.models.chunked_head import HeadLoss
 from cambium.models.packing import Pack
+from cambium.models.stack import Stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +19,14 @@ class FlatPass:
     """A pass: the stack that is trained or read, and the frozen parents below it, if any."""
 
     pack: Pack
-    stack: AdapterStack
-    parents: AdapterStack | None = None
+    stack: Stack
+    parents: Stack | None = None
 
-    def stacks(self) -> list[tuple[AdapterStack, Tensor | None]]:
+    def stacks(self) -> list[tuple[Stack, Tensor | None]]:
         """Returns the stacks with each chunk's adapter, None where chunk k is of adapter k."""
         pack, stack = self.pack, self.stack
         whole = pack.in_order and len(pack.owners) == len(stack.weights)
-        found: list[tuple[AdapterStack, Tensor | None]] = [(stack, None if whole else pack.owners)]
+        found: list[tuple[Stack, Tensor | None]] = [(stack, None if whole else pack.owners)]
         if self.parents is not None:
             found.append((self.parents, pack.parents))
         return found

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cambium.models.adapter_stack import AdapterStack
 from cambium.models.base import BaseModel
 from cambium.models.chunked_head import HeadLoss, head_pass
 from cambium.models.flat_pass import FlatPass
 from cambium.models.packed_attention import attend, attend_back, from_lanes, to_lanes
 from cambium.models.packing import IGNORED
+from cambium.models.stack import Stack
 
 # Architectures whose blocks these are; a base is compared with them before it learns.
 KINDS = ("llama", "mistral", "qwen2")
@@ -79,14 +79,17 @@ class LlamaPasses:
             by_hidden[chosen] = grad
         flow = self._norm.backward(by_hidden, kept.pop(), None)
         lowest = self._lowest(within.stack)
-        for at in range(len(self._blocks) - 1, lowest - 1, -1):
+        for at in range(len(self._blocks) - 1, max(lowest, 0) - 1, -1):
             block = self._blocks[at]
             flow = block.backward(flow, kept.pop(), within, needs_input=at > lowest)
+        if within.stack.virtual:
+            within.stack.take(flow, within.pack.tokens)
         return losses
 
     def _forward(self, within: FlatPass, *, keep: bool) -> tuple[Tensor, list[Any]]:
         pack = within.pack
-        x = nn.functional.embedding(pack.tokens, self._embed).to(self._dtype)
+        x = nn.functional.embedding(pack.tokens.clamp(min=0), self._embed)
+        x = within.stack.lay(x, pack.tokens).to(self._dtype)
         turn = _Turn.at(self._rotary, x, pack.positions)
         kept: list[Any] = []
         for block in self._blocks:
@@ -97,8 +100,10 @@ class LlamaPasses:
         kept.append(saved)
         return x, kept
 
-    def _lowest(self, stack: AdapterStack) -> int:
-        """Returns the lowest block that some adapter changes."""
+    def _lowest(self, stack: Stack) -> int:
+        """Returns the lowest block that some adapter changes, -1 where it is the embeddings."""
+        if stack.virtual:
+            return -1
         paths = set(stack.paths)
         touched = (i for i, block in enumerate(self._blocks) if paths & block.paths)
         return next(touched, len(self._blocks))

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import DataError
+from cambium.models.adapter import Adapter
 from cambium.models.adapter_bytes import AdapterBytes
 
 ALL_LINEAR = "all-linear"
@@ -63,9 +64,68 @@ class Lora:
     a: Mapping[str, Tensor]
     b: Mapping[str, Tensor]
 
+    @property
+    def rank(self) -> int:
+        """Returns R."""
+        return self.config.r
+
+    @property
+    def scaling(self) -> float:
+        """Returns the factor on the updates."""
+        return self.config.scaling
+
+    @property
+    def prompt(self) -> None:
+        """Returns None: nothing stands before a sequence."""
+        return None
+
+    @property
+    def num_virtual(self) -> int:
+        """Returns 0: nothing stands before a sequence."""
+        return 0
+
     def num_parameters(self) -> int:
         """Returns how many numbers the adapter holds."""
         return sum(t.numel() for half in (self.a, self.b) for t in half.values())
+
+    def norms(self) -> dict[str, float]:
+        """Returns the Frobenius norm of each module's update."""
+        return delta_norms(self)
+
+    def oversized(self, model: nn.Module, limit: float) -> list[str]:
+        """Returns which updates are not finite, or over `limit` of the weight they change."""
+        found = []
+        for path, norm in self.norms().items():
+            weight = float(torch.linalg.norm(model.get_parameter(f"{path}.weight").float()))
+            if not math.isfinite(norm) or norm > limit * weight:
+                found.append(
+                    f"{path}: update norm {norm:.3f} exceeds {limit:g} of the weight's {weight:.3f}"
+                )
+        return found
+
+    def to_bytes(self, *, fan_in_fan_out: bool = False) -> AdapterBytes:
+        """Returns the two PEFT files; the same weights always give the same bytes."""
+        tensors = {}
+        for path in sorted(self.a):
+            tensors[f"{_PREFIX}{path}.lora_A.weight"] = self.a[path].detach().float().contiguous()
+            tensors[f"{_PREFIX}{path}.lora_B.weight"] = self.b[path].detach().float().contiguous()
+        targets = self.config.target_modules
+        leaves = sorted({path.rsplit(".", 1)[-1] for path in self.a})
+        names = targets if targets != (ALL_LINEAR,) else leaves
+        config = {
+            "base_model_name_or_path": None,
+            "bias": "none",
+            "fan_in_fan_out": fan_in_fan_out,
+            "inference_mode": True,
+            "lora_alpha": self.config.lora_alpha,
+            "lora_dropout": 0.0,
+            "peft_type": "LORA",
+            "r": self.config.r,
+            "target_modules": list(names),
+            "task_type": "CAUSAL_LM",
+            "use_rslora": False,
+        }
+        return AdapterBytes(config=canonical_json(config), weights=save(tensors))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,28 +177,9 @@ def concatenated(adapters: Sequence[Lora]) -> Lora:
     return Lora(config=LoraConfig(r=r, lora_alpha=r, target_modules=targets), a=a, b=b)
 
 
-def to_bytes(lora: Lora, *, fan_in_fan_out: bool = False) -> AdapterBytes:
-    """Returns the adapter's two PEFT files; the same weights always give the same bytes."""
-    tensors = {}
-    for path in sorted(lora.a):
-        tensors[f"{_PREFIX}{path}.lora_A.weight"] = lora.a[path].detach().float().contiguous()
-        tensors[f"{_PREFIX}{path}.lora_B.weight"] = lora.b[path].detach().float().contiguous()
-    targets = lora.config.target_modules
-    names = targets if targets != (ALL_LINEAR,) else sorted({p.rsplit(".", 1)[-1] for p in lora.a})
-    config = {
-        "base_model_name_or_path": None,
-        "bias": "none",
-        "fan_in_fan_out": fan_in_fan_out,
-        "inference_mode": True,
-        "lora_alpha": lora.config.lora_alpha,
-        "lora_dropout": 0.0,
-        "peft_type": "LORA",
-        "r": lora.config.r,
-        "target_modules": list(names),
-        "task_type": "CAUSAL_LM",
-        "use_rslora": False,
-    }
-    return AdapterBytes(config=canonical_json(config), weights=save(tensors))
+def to_bytes(adapter: Adapter, *, fan_in_fan_out: bool = False) -> AdapterBytes:
+    """Returns an adapter's two PEFT files, whatever its kind."""
+    return adapter.to_bytes(fan_in_fan_out=fan_in_fan_out)
 
 
 def from_bytes(data: AdapterBytes, sites: Mapping[str, LinearSite]) -> Lora:

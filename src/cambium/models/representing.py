@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from cambium.core.errors import DataError
+from cambium.models.adapter import Adapter, virtual_tokens
 from cambium.models.base import BaseModel, RowWeights, shared_rows
 from cambium.models.chat import encode_document
-from cambium.models.lora import Lora
 from cambium.models.packing import pass_length
 
 PASS_TOKENS = 512
@@ -32,7 +32,7 @@ class Represent(Protocol):
 
 
 def represents(
-    base: BaseModel, adapters: Sequence[Lora] = (), *, layer: int | None = None
+    base: BaseModel, adapters: Sequence[Adapter] = (), *, layer: int | None = None
 ) -> Represent:
     """Returns the reading of texts by the base with these adapters, summed, as one callable."""
     return partial(last_states, base, adapters=tuple(adapters), layer=layer)
@@ -43,7 +43,7 @@ def last_states(
     base: BaseModel,
     texts: Sequence[str],
     *,
-    adapters: Sequence[Lora] = (),
+    adapters: Sequence[Adapter] = (),
     layer: int | None = None,
 ) -> np.ndarray:
     """Returns the hidden state after a block at each text's last token, [len(texts) d_model].
@@ -60,11 +60,13 @@ def last_states(
     at_layer = -(-2 * num_layers // 3) if layer is None else layer
     if not 1 <= at_layer <= num_layers:
         raise DataError(f"layer {layer} is not in 1..{num_layers}", mend="choose one of the base's")
-    encoded = [encode_document(base.tokenizer, text) for text in texts]
+    before = virtual_tokens(adapters)
+    encoded = [[*before, *encode_document(base.tokenizer, text)] for text in texts]
     for tokens in encoded:
-        if not 1 <= len(tokens) <= base.context:
+        if not len(before) < len(tokens) <= base.context:
             raise DataError(
-                f"{len(tokens)} tokens cannot be represented in a context of {base.context}",
+                f"{len(tokens) - len(before)} tokens cannot be represented in a context of "
+                f"{base.context - len(before)}",
                 mend="give short texts that are not empty",
             )
     size = base.model.config.get_text_config().hidden_size

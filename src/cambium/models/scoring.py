@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from cambium.core.errors import DataError
+from cambium.models.adapter import Adapter, virtual_tokens
 from cambium.models.base import BaseModel, RowWeights, shared_rows
-from cambium.models.lora import Lora
 from cambium.models.packing import pass_length
 
 SCORE_TOKENS = 512
@@ -25,7 +25,7 @@ def score(
     base: BaseModel,
     texts: Sequence[Sequence[int]],
     *,
-    adapters: Sequence[Lora] = (),
+    adapters: Sequence[Adapter] = (),
     reduce: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
     """Returns for each text the log-probability of every token after its first, in nats [T-1].
@@ -39,28 +39,32 @@ def score(
     Raises:
         DataError: a text has fewer than two tokens, or more than the context and its target.
     """
+    before = virtual_tokens(adapters)
+    room = base.context - len(before)
     for text in texts:
-        if not 2 <= len(text) <= base.context + 1:
+        if not 2 <= len(text) <= room + 1:
             raise DataError(
-                f"{len(text)} tokens cannot be scored in a context of {base.context}",
+                f"{len(text)} tokens cannot be scored in a context of {room}",
                 mend="cut the text into windows",
             )
     weights = shared_rows(adapters)
     results: list[Tensor | None] = [None] * len(texts)
     by_length: dict[int, list[int]] = {}
     for i, text in enumerate(texts):
-        by_length.setdefault(min(pass_length(len(text) - 1), base.context), []).append(i)
+        length = pass_length(len(before) + len(text) - 1)
+        by_length.setdefault(min(length, base.context), []).append(i)
     for length, members in sorted(by_length.items()):
         per_pass = max(1, SCORE_TOKENS // length)
         for at in range(0, len(members), per_pass):
             chosen = members[at : at + per_pass]
             tokens = torch.zeros(per_pass, length, dtype=torch.long)
             for row, i in enumerate(chosen):
-                tokens[row, : len(texts[i]) - 1] = torch.tensor(list(texts[i][:-1]))
+                read = [*before, *texts[i][:-1]]
+                tokens[row, : len(read)] = torch.tensor(read)
             logits = base.run(partial(_logits, base, weights, tokens))
             for i, row_logits in zip(chosen, logits, strict=False):
                 targets = torch.tensor(list(texts[i][1:]))
-                logits_of_row = row_logits[: len(targets)].float()
+                logits_of_row = row_logits[len(before) :][: len(targets)].float()
                 if reduce is None:
                     results[i] = _own(logits_of_row, targets)
                 else:

@@ -9,7 +9,7 @@ Shape letters: B rows, T tokens of a row, P tokens kept before the rows, M score
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 
@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cambium.core.errors import ModelError
+from cambium.models.adapter import Adapter, virtual_tokens
 from cambium.models.base import BaseModel, RowWeights, shared_rows
 from cambium.models.kept_prefix import KeptPrefix
-from cambium.models.lora import Lora
 
 # Measured on two cores with the bundled base: longer rows pay for attention, shorter passes for
 # matrix products too small to be fast.
@@ -82,7 +82,7 @@ class _Row:
 
 
 def score_sequences(
-    base: BaseModel, sequences: Sequence[Scored], adapters: Sequence[Lora] = ()
+    base: BaseModel, sequences: Sequence[Scored], adapters: Sequence[Adapter] = ()
 ) -> list[TokenScores]:
     """Returns the scores of each sequence, in the order given.
 
@@ -91,6 +91,8 @@ def score_sequences(
     Raises:
         ModelError: the model has no head that gives logits.
     """
+    if before := virtual_tokens(adapters):
+        sequences = [replace(s, inputs=(*before, *s.inputs)) for s in sequences]
     pass_ = _Passes(base, shared_rows(adapters), sequences)
     with torch.inference_mode():
         pass_.visit(sorted(range(len(sequences)), key=lambda i: sequences[i].inputs), None)

@@ -20,6 +20,7 @@ from cambium.models.llama_passes import LlamaPasses, are_llamas
 from cambium.models.lora import Lora, LoraConfig
 from cambium.models.packing import Pack, Segment, targets_of
 from cambium.models.packing import pack as packed
+from cambium.models.stack import Stack
 from cambium.models.twin_passes import TwinPasses
 
 
@@ -46,10 +47,10 @@ class TrainingModel:
     def train_pass(
         self,
         pack: Pack,
-        stack: AdapterStack,
+        stack: Stack,
         loss: HeadLoss,
         *,
-        parents: AdapterStack | None = None,
+        parents: Stack | None = None,
     ) -> Tensor:
         """Returns the losses [M] of `pack`'s target positions; adds gradients to the stack.
 
@@ -62,10 +63,10 @@ class TrainingModel:
     def eval_pass(
         self,
         pack: Pack,
-        stack: AdapterStack,
+        stack: Stack,
         loss: HeadLoss,
         *,
-        parents: AdapterStack | None = None,
+        parents: Stack | None = None,
     ) -> Tensor:
         """Returns the losses [M] of `pack`'s target positions, in order.
 

@@ -39,22 +39,32 @@ class TwinPasses:
     @torch.no_grad()
     def losses(self, within: FlatPass, loss: HeadLoss) -> Tensor:
         """Returns the losses [M] of the pass's target positions, in order."""
-        return self._losses(within, loss)
+        return self._losses(within, loss, self._embedded(within))
 
     @torch.enable_grad()
     def learn(self, within: FlatPass, loss: HeadLoss) -> Tensor:
         """Returns the losses [M]; adds gradients to the stack."""
-        losses = self._losses(within, loss)
+        embedded = self._embedded(within)
+        if within.stack.virtual:
+            embedded = embedded.detach().requires_grad_()
+        losses = self._losses(within, loss, embedded)
         losses.sum().backward()
+        if embedded.grad is not None:
+            within.stack.take(embedded.grad, within.pack.tokens)
         return losses.detach()
 
-    def _losses(self, within: FlatPass, loss: HeadLoss) -> Tensor:
+    def _embedded(self, within: FlatPass) -> Tensor:
+        """Returns the pass's input embeddings [N D]."""
+        tokens = within.pack.tokens
+        return within.stack.lay(self._model.get_input_embeddings()(tokens.clamp(min=0)), tokens)
+
+    def _losses(self, within: FlatPass, loss: HeadLoss, embedded: Tensor) -> Tensor:
         pack = within.pack
         self._pass = within
         try:
             with attending(pack):
                 hidden = self._model.base_model(
-                    input_ids=pack.tokens[None],
+                    inputs_embeds=embedded[None],
                     position_ids=pack.positions[None],
                     use_cache=False,
                 ).last_hidden_state[0]
@@ -147,6 +157,7 @@ def _twin(model: Any, dtype: torch.dtype) -> Any:
     twin.config._attn_implementation = ATTENTION
     for module in twin.modules():
         module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
         if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             _fuse_norm(module, dtype)
     return twin

@@ -20,8 +20,10 @@ from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from cambium.core.errors import DataError
+from cambium.models.adapter import Adapter
 from cambium.models.base import BaseModel
 from cambium.models.lora import Lora, concatenated
+from cambium.models.prompt_diff import prompt_changes
 
 # What a default adapter could hold of a change; the rest is its tail.
 TAIL_RANK = 8
@@ -55,7 +57,7 @@ class Weights:
     """A model as weights: a base and the adapters on it, summed."""
 
     base: BaseModel
-    adapters: tuple[Lora, ...] = ()
+    adapters: tuple[Adapter, ...] = ()
 
 
 def weight_changes(before: Weights, after: Weights) -> list[WeightChange]:
@@ -81,7 +83,7 @@ def weight_changes(before: Weights, after: Weights) -> list[WeightChange]:
 
 
 def weights_record(before: Weights, after: Weights) -> dict[str, Any]:
-    """Returns the changes as they stand in answers: by module and, summed up, by layer.
+    """Returns the changes as they stand in answers: by module, by layer, by virtual token.
 
     Raises:
         DataError: as `weight_changes`.
@@ -92,13 +94,16 @@ def weights_record(before: Weights, after: Weights) -> dict[str, Any]:
         "tail_rank": TAIL_RANK,
         "modules": [asdict(change) for change in changes],
         "layers": _layers(changes, _norms(before.base)),
+        "prompt": [
+            asdict(change) for change in prompt_changes(after.base, before.adapters, after.adapters)
+        ],
     }
 
 
 def weights_by_domain(
     base: BaseModel,
-    before: Mapping[str, tuple[Lora, ...]],
-    after: Mapping[str, tuple[Lora, ...]],
+    before: Mapping[str, tuple[Adapter, ...]],
+    after: Mapping[str, tuple[Adapter, ...]],
 ) -> list[dict[str, Any]]:
     """Returns a record for each domain that either model has adapters for, on one base.
 
@@ -115,12 +120,18 @@ def weights_by_domain(
 
 
 def _of_adapters(before: Weights, after: Weights) -> list[WeightChange]:
-    away = [replace(x, b={path: -half for path, half in x.b.items()}) for x in before.adapters]
-    if not away and not after.adapters:
+    away = [replace(x, b={p: -half for p, half in x.b.items()}) for x in _loras(before)]
+    parts = [*_loras(after), *away]
+    if not parts:
         return []
-    whole = concatenated([*after.adapters, *away])
+    whole = concatenated(parts)
     norms = _norms(before.base)
     return [_change(path, _sizes(whole.a[path], whole.b[path]), norms[path]) for path in whole.a]
+
+
+def _loras(model: Weights) -> list[Lora]:
+    """Returns the adapters that change modules; a soft prompt changes none."""
+    return [one for one in model.adapters if isinstance(one, Lora)]
 
 
 def _sizes(a: Tensor, b: Tensor) -> Tensor:
@@ -131,9 +142,9 @@ def _sizes(a: Tensor, b: Tensor) -> Tensor:
 
 def _updates(model: Weights) -> dict[str, Tensor]:
     """Returns each module's whole update [O I]."""
-    if not model.adapters:
+    if not _loras(model):
         return {}
-    whole = concatenated(model.adapters)
+    whole = concatenated(_loras(model))
     return {path: whole.b[path].double() @ a.double() for path, a in whole.a.items()}
 
 

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Sequence
 
 from cambium.core.errors import Stopped
+from cambium.models.adapter import Adapter
 from cambium.models.engine import Engine, GenerationRequest, TokenEvent
-from cambium.models.lora import Lora
 from cambium.models.sampling import SamplingConfig
 
 
@@ -51,7 +51,7 @@ def write(
 def go_on(
     engine: Engine,
     prompts: Sequence[Sequence[int]],
-    adapters: tuple[Lora, ...],
+    adapters: tuple[Adapter, ...],
     num_tokens: int,
     seed: int,
 ) -> list[list[int]]:

@@ -40,12 +40,13 @@ from cambium.evals.local_subject import LocalSubject
 from cambium.learn.consolidate import ConsolidateConfig, consolidate, with_teacher
 from cambium.learn.examples import Window, cut_windows
 from cambium.learn.replay_buffer import BufferConfig, ReplayBuffer, ReplayRow
+from cambium.models.adapter import Adapter
 from cambium.models.anchors import BASE, write_anchors
 from cambium.models.base import BaseModel, load_base
 from cambium.models.chat import encode_document
 from cambium.models.encoder import SentenceEncoder
 from cambium.models.engine import Engine
-from cambium.models.lora import Lora, LoraConfig, fresh_lora, to_bytes
+from cambium.models.lora import LoraConfig, fresh_lora, to_bytes
 from cambium.models.process import prepare_process
 from cambium.models.representing import represents
 from cambium.models.training_model import TrainingModel
@@ -163,7 +164,7 @@ class Laboratory:
 
     def __init__(self, rig: Rig, recipe: DriftRecipe, *, seed: int) -> None:
         self.series = DriftSeries()
-        self.lora: Lora | None = None
+        self.lora: Adapter | None = None
         self.seconds_measuring = 0.0
         self._rig, self._recipe, self._seed = rig, recipe, seed
         self._known: Known = {}
@@ -235,7 +236,7 @@ class Laboratory:
                             num_tokens=len(window.tokens), loss=1.0)  # fmt: skip
             self._buffer.admit(row)
 
-    def _arm(self, lora: Lora | None, name: str, **rows: np.ndarray) -> Arm:
+    def _arm(self, lora: Adapter | None, name: str, **rows: np.ndarray) -> Arm:
         adapters = (lora,) if lora else ()
         base = self._rig.base
         digest = adapter_digest(lora) if lora else base.digest
@@ -245,7 +246,7 @@ class Laboratory:
         return Arm(subject=subject, represent=represents(base, adapters), **rows)
 
 
-def adapter_digest(lora: Lora) -> str:
+def adapter_digest(lora: Adapter) -> str:
     """Returns the digest of an adapter's two files."""
     data = to_bytes(lora)
     return digest_json([digest_bytes(data.config), digest_bytes(data.weights)])

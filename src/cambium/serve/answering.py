@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from cambium.core.errors import DataError, NotFound
 from cambium.core.nouns import AdapterState
+from cambium.models.adapter import Adapter
+from cambium.models.adapter_kinds import read_adapter
 from cambium.models.base import BaseModel
 from cambium.models.encoder import Encoder
 from cambium.models.engine import Engine
-from cambium.models.lora import Lora, delta_norms, from_bytes
 from cambium.serve.access import Caller
 from cambium.serve.api.openai.errors import learning_refused
 from cambium.serve.api.openai.runtime import Answerer, ModelEntry, TraceDraft
@@ -36,7 +37,7 @@ class Answering:
         self.runtime = runtime
         self._outcomes: dict[str, dict[str, object]] = {}
         # By the state's own names, which are each tenant's own, and digests of content.
-        self._versions: dict[str, Lora] = {}
+        self._versions: dict[str, Adapter] = {}
         self._norms: dict[str, float] = {}
 
     def models(self, caller: Caller) -> list[ModelEntry]:
@@ -194,7 +195,7 @@ class Answering:
             },
         )
 
-    def _version(self, name: str, digest: str) -> Lora:
+    def _version(self, name: str, digest: str) -> Adapter:
         key, state = f"{name}@{digest}", self.runtime.state
         with state.read() as tx:
             refuse_quarantined(tx, name, digest)
@@ -208,14 +209,14 @@ class Answering:
                 ) from error
             while len(self._versions) >= MAX_CACHED_VERSIONS:
                 self._versions.pop(next(iter(self._versions)))
-            self._versions[key] = from_bytes(stored_bytes(state, row), self.runtime.base.sites)
+            self._versions[key] = read_adapter(stored_bytes(state, row), self.runtime.base)
         return self._versions[key]
 
-    def _described(self, ref: str, lora: Lora) -> dict[str, object]:
+    def _described(self, ref: str, adapter: Adapter) -> dict[str, object]:
         if ref not in self._norms:
             if len(self._norms) >= 4 * MAX_CACHED_VERSIONS:
                 self._norms.clear()
-            self._norms[ref] = sum(n * n for n in delta_norms(lora).values()) ** 0.5
+            self._norms[ref] = sum(n * n for n in adapter.norms().values()) ** 0.5
         return {"adapter": ref, "delta_norm": round(self._norms[ref], 5)}
 
 

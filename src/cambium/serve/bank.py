@@ -10,21 +10,23 @@ import numpy as np
 
 from cambium.core.errors import DigestMismatch
 from cambium.core.nouns import AdapterRef, Revision
+from cambium.models.adapter import Adapter
 from cambium.models.adapter_bytes import AdapterBytes
+from cambium.models.adapter_kinds import kind_of, read_adapter
 from cambium.models.base import BaseModel
 from cambium.models.lora import Lora, from_bytes
 from cambium.models.router import Route, RouterConfig, RouterIndex, route
-from cambium.serve.errors import DomainNotFound, StateCorrupt
+from cambium.serve.errors import AdapterKindRefused, DomainNotFound, StateCorrupt
 from cambium.serve.store.records import AdapterRecord, VersionRecord
 from cambium.serve.store.state import State
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedAdapter:
-    """An adapter in memory under the name and digest that were signed."""
+    """An adapter, of any kind, in memory under the name and digest that were signed."""
 
     ref: AdapterRef
-    lora: Lora
+    lora: Adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +37,30 @@ class Bank:
     adapters: Mapping[str, ServedAdapter] = field(default_factory=dict)
     routers: Mapping[str, RouterIndex] = field(default_factory=dict)
 
-    def stack(self, domain: str | None) -> tuple[Lora, ...]:
+    def stack(self, domain: str | None) -> tuple[Adapter, ...]:
         """Returns the adapters that answer for `domain`: one, or none for the base."""
         served = self.adapters.get(domain) if domain else None
         return (served.lora,) if served else ()
+
+    def kind(self, domain: str) -> str | None:
+        """Returns the kind of the adapter that serves `domain`, if one does."""
+        served = self.adapters.get(domain)
+        return kind_of(served.lora.config) if served else None
+
+    def below(self, domain: str | None) -> tuple[Lora, ...]:
+        """Returns what an ephemeral adapter for `domain` learns on top of.
+
+        Raises:
+            AdapterKindRefused: that is a soft prompt, which lessons cannot go through.
+        """
+        found = self.stack(domain)
+        loras = tuple(one for one in found if isinstance(one, Lora))
+        if loras != found:
+            raise AdapterKindRefused(
+                f"a soft prompt serves domain {domain!r}, and nothing learns on top of one",
+                mend="make the adapter without a domain, and propose it into this one",
+            )
+        return loras
 
     def pick(
         self,
@@ -78,7 +100,7 @@ def load_bank(revision: Revision, state: State, base: BaseModel) -> Bank:
         with state.read() as tx:
             version = tx.get_version(entry.adapter.name, entry.adapter.digest)
         data = stored_bytes(state, version)
-        adapters[entry.domain] = ServedAdapter(ref=entry.adapter, lora=from_bytes(data, base.sites))
+        adapters[entry.domain] = ServedAdapter(ref=entry.adapter, lora=read_adapter(data, base))
         routers[entry.domain] = RouterIndex.from_bytes(state.blobs.get(entry.router_digest))
     return Bank(revision=revision, adapters=adapters, routers=routers)
 

@@ -15,9 +15,9 @@ from cambium.evals.behaviour import BehaviourConfig, PromptBank, behaviour_diff,
 from cambium.evals.behaviour.sampling import SamplingPlan, sample_arms
 from cambium.evals.gates import GateContext
 from cambium.evals.local_subject import LocalSubject
+from cambium.models.adapter import Adapter
 from cambium.models.encoder import Encoder
 from cambium.models.engine import Engine
-from cambium.models.lora import Lora
 from cambium.serve.checking import Checker
 from cambium.serve.errors import SystemKilled
 from cambium.serve.following import Following
@@ -131,7 +131,9 @@ class Describer:
             **found.to_json(),
         }
 
-    def _subject(self, context: GateContext, name: str, adapters: tuple[Lora, ...]) -> LocalSubject:
+    def _subject(
+        self, context: GateContext, name: str, adapters: tuple[Adapter, ...]
+    ) -> LocalSubject:
         return LocalSubject(
             context.base,
             name=name,

@@ -22,8 +22,8 @@ from cambium.lifecycle.gates import judge, used_items
 from cambium.lifecycle.ledger import find_overdraft
 from cambium.lifecycle.proposal import FINAL, Broke, Frozen, LookTaken, Proposal
 from cambium.models.adapter_bytes import AdapterBytes
+from cambium.models.adapter_kinds import config_from
 from cambium.models.anchors import Anchor, from_json
-from cambium.models.lora import LoraConfig
 from cambium.serve.bank import Bank
 from cambium.serve.consolidation import Consolidator, Inputs, take_look
 from cambium.serve.errors import BudgetExceeded, StorageFull
@@ -306,10 +306,8 @@ class Checker:
         trained = self._read(e for e in fed if not e["kept"])
         # The same text may come in another document, or in another domain's: it is no fresh item.
         learned = {e.accepted.digest for e in trained}
-        lora = filed.provenance["lora"]
         return Inputs(
-            config=LoraConfig(r=lora["r"], lora_alpha=lora["lora_alpha"],
-                              target_modules=tuple(lora["target_modules"])),
+            config=config_from(filed.provenance),
             domain=proposal.domain,
             trained=trained,
             kept=[e for e in self._read(e for e in fed if e["kept"])

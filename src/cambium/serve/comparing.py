@@ -13,6 +13,7 @@ from cambium.models.engine import GenerationRequest
 from cambium.models.sampling import SamplingConfig
 from cambium.models.scoring import score
 from cambium.serve.access import Caller
+from cambium.serve.api.openai.plans import room_of
 from cambium.serve.api.openai.runtime import Answerer, TraceDraft
 from cambium.serve.api.openai.token_texts import TextStream, TokenTexts
 from cambium.serve.runtime import Runtime
@@ -72,9 +73,10 @@ def compare(
         for model in models
     ]
     ids = encode_document(runtime.base.tokenizer, prompt)
-    if len(ids) + max_tokens > runtime.engine.context:
+    room = min(room_of(runtime.engine, answerer) for answerer in answerers)
+    if len(ids) + max_tokens > room:
         raise DataError(f"a prompt of {len(ids)} tokens leaves no room for {max_tokens} more",
-                        mend=f"the context is {runtime.engine.context} tokens")  # fmt: skip
+                        mend=f"the context is {room} tokens")  # fmt: skip
     texts = TokenTexts(runtime.base.tokenizer)
     arms = []
     for answerer in answerers:

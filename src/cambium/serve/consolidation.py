@@ -27,14 +27,16 @@ from cambium.learn.consolidate import (
 )
 from cambium.learn.examples import Example, Window, encode_example
 from cambium.learn.manifest import machine
+from cambium.models.adapter import Adapter
 from cambium.models.adapter_bytes import AdapterBytes
+from cambium.models.adapter_kinds import KINDS, AdapterConfig, kind_of, read_adapter
 from cambium.models.anchors import BASE, Anchor, from_json, to_json, write_anchors
 from cambium.models.engine import Engine
-from cambium.models.lora import LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.router import RouterConfig, RouterIndex, pieces
 from cambium.models.training_model import TrainingModel
 from cambium.models.writing import go_on
 from cambium.serve.bank import Bank
+from cambium.serve.errors import AdapterKindRefused
 from cambium.serve.store.blobs import BlobStore
 
 
@@ -43,13 +45,14 @@ class Inputs:
     """What a proposal is made from.
 
     Args:
+        config: the kind and shape of a candidate that has no parent to begin from.
         trained: examples for consolidation; `kept` those that only the gates see.
         others: documents of other domains in the bank that were kept for the gates.
         sources: where the trained examples came from, by digest.
         seed: from the proposal's provenance, so that the same proposal repeats exactly.
     """
 
-    config: LoraConfig
+    config: AdapterConfig
     domain: str
     trained: Sequence[Example]
     kept: Sequence[Example]
@@ -112,6 +115,7 @@ class Consolidator:
     ) -> Frozen:
         """Returns the candidate, trained from the parent, stored and hashed."""
         data = self.derive(inputs, bank, anchors, progress)
+        room = self._room(self._start(inputs, bank))
         router = self._router(inputs, anchors)
         # Both only now: a blob that no row names is swept after a while.
         return Frozen(
@@ -123,7 +127,7 @@ class Consolidator:
                 "config": asdict(self.config),
                 "num_replay": self.num_replay,
                 "machine": machine(self.model),
-                "trained_on": self._trained_on(inputs, anchors),
+                "trained_on": self._trained_on(inputs, anchors, room),
             },
         )
 
@@ -134,19 +138,33 @@ class Consolidator:
         anchors: Sequence[Anchor],
         progress: Callable[[float, float], None] = lambda share, loss: None,
     ) -> AdapterBytes:
-        """Returns the candidate's bytes; the same inputs on the same machine give the same."""
+        """Returns the candidate's bytes; the same inputs on the same machine give the same.
+
+        Raises:
+            AdapterKindRefused: the parent is of another kind by now.
+        """
         base = self.engine.base
-        parent = bank.stack(inputs.domain)
-        start = parent[0] if parent else fresh_lora(
-            inputs.config, base.targets(inputs.config), seed=inputs.seed
-        )  # fmt: skip
-        windows = [w for _, w in self._windows(inputs)]
-        replay = [Window(tokens=a.tokens) for a in anchors[: self.num_replay]]
-        taught = with_teacher(base, replay, parent, config=self.config)
-        lora = consolidate(
+        start = self._start(inputs, bank)
+        room = self._room(start)
+        windows = [w for _, w in self._windows(inputs, room)]
+        replay = [Window(tokens=a.tokens[: room + 1]) for a in anchors[: self.num_replay]]
+        taught = with_teacher(base, replay, bank.stack(inputs.domain), config=self.config)
+        candidate = consolidate(
             self.model, start, windows, taught, config=self.config, progress=progress
         )
-        return to_bytes(lora, fan_in_fan_out=base.transposed)
+        return candidate.to_bytes(fan_in_fan_out=base.transposed)
+
+    def _start(self, inputs: Inputs, bank: Bank) -> Adapter:
+        """Returns what the candidate begins from: its parent, or a fresh one of its kind."""
+        kind = kind_of(inputs.config)
+        check_kind(kind, inputs.domain, bank)
+        for parent in bank.stack(inputs.domain):
+            return parent
+        return KINDS[kind].fresh(inputs.config, self.engine.base, inputs.seed)
+
+    def _room(self, adapter: Adapter) -> int:
+        """Returns how many tokens of a text fit the context beside an adapter."""
+        return self.engine.base.context - adapter.num_virtual
 
     def measure(
         self,
@@ -159,17 +177,18 @@ class Consolidator:
     ) -> GateContext:
         """Returns everything the gates need, the candidate loaded from its frozen bytes."""
         base = self.engine.base
-        candidate = from_bytes(data, base.sites)
+        candidate = read_adapter(data, base)
         parent = bank.adapters.get(inputs.domain)
-        context = [_text_of_tokens(a.tokens) for a in anchors[self.num_replay :]]
-        context += [t for e in inputs.others for t in self._scored(e)]
+        room = self._room(candidate)
+        context = [_text_of_tokens(a.tokens[: room + 1]) for a in anchors[self.num_replay :]]
+        context += [t for e in inputs.others for t in self._scored(e, room)]
         return GateContext(
             base=base,
             candidate=(candidate,),
             parent=bank.stack(inputs.domain),
             candidate_bytes=data,
             parent_digest=bank.revision.digest,
-            documents=[t for e in inputs.kept for t in self._scored(e)],
+            documents=[t for e in inputs.kept for t in self._scored(e, room)],
             anchors=context,
             max_relative_change=max_relative_change,
             write=partial(go_on, self.engine),
@@ -178,20 +197,20 @@ class Consolidator:
             seed=inputs.seed,
         )
 
-    def _windows(self, inputs: Inputs) -> list[tuple[Example, Window]]:
+    def _windows(self, inputs: Inputs, room: int) -> list[tuple[Example, Window]]:
         base = self.engine.base
         return [
-            (e, w)
-            for e in inputs.trained
-            for w in encode_example(base.tokenizer, e.accepted, base.context)
+            (e, w) for e in inputs.trained for w in encode_example(base.tokenizer, e.accepted, room)
         ]
 
-    def _trained_on(self, inputs: Inputs, anchors: Sequence[Anchor]) -> list[dict[str, object]]:
+    def _trained_on(
+        self, inputs: Inputs, anchors: Sequence[Anchor], room: int
+    ) -> list[dict[str, object]]:
         """Returns what went into the candidate: tokens by source, and replayed ones by writer.
 
         A text that was gone through several times counts its tokens as often.
         """
-        new, replay = self._windows(inputs), anchors[: self.num_replay]
+        new, replay = self._windows(inputs, room), anchors[: self.num_replay]
         often_new, often_old = times_taken([w for _, w in new], len(replay), config=self.config)
         parts: dict[tuple[bool, str | None], tuple[set[object], int]] = {}
 
@@ -204,15 +223,15 @@ class Consolidator:
             add((False, source), example.digest, often * len(window.tokens))
         for anchor, often in zip(replay, often_old, strict=True):
             if often:
-                add((True, anchor.by), anchor.tokens, often * len(anchor.tokens))
+                read = anchor.tokens[: room + 1]
+                add((True, anchor.by), anchor.tokens, often * len(read))
         return [
             {"replayed": replayed, "of": of, "texts": len(texts), "tokens": tokens}
             for (replayed, of), (texts, tokens) in parts.items()
         ]
 
-    def _scored(self, example: Example) -> list[ScoredText]:
-        base = self.engine.base
-        windows = encode_example(base.tokenizer, example.accepted, base.context)
+    def _scored(self, example: Example, room: int) -> list[ScoredText]:
+        windows = encode_example(self.engine.base.tokenizer, example.accepted, room)
         pairs = tuple((w.tokens, w.learn_from) for w in windows)
         return [ScoredText(digest=example.digest, windows=pairs)]
 
@@ -226,6 +245,20 @@ class Consolidator:
             step = max(1, len(cut) // config.max_pieces)
             sides.append(self.embed(cut[::step][: config.max_pieces] or [" "]))
         return RouterIndex(inside=sides[0], outside=sides[1]).to_bytes()
+
+
+def check_kind(wanted: str, domain: str, bank: Bank) -> None:
+    """Refuses a candidate that could not begin from the adapter that serves its domain.
+
+    Raises:
+        AdapterKindRefused: that one is of another kind.
+    """
+    found = bank.kind(domain)
+    if found not in (None, wanted):
+        raise AdapterKindRefused(
+            f"a {found} serves domain {domain!r}, and a {wanted} cannot begin from it",
+            mend="leave the kind out, or propose into another domain",
+        )
 
 
 def take_look(

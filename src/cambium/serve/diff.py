@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from cambium.models.adapter_bytes import AdapterBytes
+from cambium.models.adapter_kinds import read_adapter
 from cambium.models.anchors import BASE
-from cambium.models.lora import from_bytes
 from cambium.models.weight_diff import Weights, weights_record
 from cambium.serve.proposal_records import Filed
 from cambium.serve.runtime import Runtime
@@ -81,5 +81,5 @@ def _weights(filed: Filed, runtime: Runtime) -> dict[str, Any]:
         config=filed.config_json.encode(), weights=runtime.state.blobs.get(filed.weights_blob)
     )
     base = runtime.base
-    candidate = Weights(base=base, adapters=(from_bytes(data, base.sites),))
+    candidate = Weights(base=base, adapters=(read_adapter(data, base),))
     return {"digest": data.digest, **weights_record(Weights(base=base), candidate)}

@@ -37,10 +37,11 @@ from cambium.evals.drift.picture import picture
 from cambium.evals.drift.tracker import Known
 from cambium.evals.local_subject import LocalSubject
 from cambium.learn.examples import parse_example
+from cambium.models.adapter import Adapter
+from cambium.models.adapter_kinds import read_adapter
 from cambium.models.anchors import from_json
 from cambium.models.encoder import Encoder
 from cambium.models.engine import Engine
-from cambium.models.lora import Lora, from_bytes
 from cambium.models.representing import represents
 from cambium.serve.bank import stored_bytes
 from cambium.serve.errors import StorageFull, SystemKilled
@@ -174,13 +175,13 @@ class DriftTracker:
         self,
         stop: threading.Event,
         name: str,
-        lora: Lora | None,
+        lora: Adapter | None,
         digest: str,
         **rows: np.ndarray,
     ) -> Arm:
         base, adapters = self.engine.base, (lora,) if lora else ()
 
-        def choose(prompt: str) -> tuple[Lora, ...]:
+        def choose(prompt: str) -> tuple[Adapter, ...]:
             if stop.is_set():
                 raise Stopped("the server is closing", mend="ask again when it is up")
             return adapters
@@ -188,12 +189,12 @@ class DriftTracker:
         subject = LocalSubject(base, name=name, digest=digest, choose=choose, engine=self.engine)
         return Arm(subject=subject, represent=represents(base, adapters), **rows)
 
-    def _lora(self, entry: BankEntry | None) -> Lora | None:
+    def _lora(self, entry: BankEntry | None) -> Adapter | None:
         if entry is None:
             return None
         with self.proposals.state.read() as tx:
             version = tx.get_version(entry.adapter.name, entry.adapter.digest)
-        return from_bytes(stored_bytes(self.proposals.state, version), self.engine.base.sites)
+        return read_adapter(stored_bytes(self.proposals.state, version), self.engine.base)
 
     def _rows(self, step: MergeStep) -> dict[str, np.ndarray]:
         """Returns vectors of what consolidation replayed and of what had been fed, if enough."""

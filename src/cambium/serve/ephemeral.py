@@ -138,12 +138,12 @@ class EphemeralAdapters:
             DataError: a rank or time to live outside the policy's bounds.
             ModelError: a target module that the base does not have.
             IllegalTransition: the name is taken, or was.
-            BudgetExceeded: as many live adapters as the policy allows.
+            BudgetExceeded, AdapterKindRefused: as many as the policy allows; see `Bank.below`.
         """
         check_adapter(config, ttl_s=ttl_s, bounds=self.bounds)
-        sites = self.base.targets(config)
-        lora = fresh_lora(config, sites, seed=fresh_seed(name))
+        lora = fresh_lora(config, self.base.targets(config), seed=fresh_seed(name))
         bank = self._around.bank
+        parent = bank.below(domain)
         now = self._now_ms()
         record = AdapterRecord(
             name=name,
@@ -169,7 +169,7 @@ class EphemeralAdapters:
                 tx.audit("adapter.created", at=now, body={
                     "name": name, "digest": record.digest, "domain": domain,
                     "parent_revision": bank.revision.number})  # fmt: skip
-            self._live[name] = self._loaded(record, lora, bank.stack(domain))
+            self._live[name] = self._loaded(record, lora, parent)
         return record
 
     @span("learn")

@@ -41,6 +41,10 @@ class TraceNotFound(NotFound, code="trace_not_found"):
     """No answered request has this id."""
 
 
+class AdapterKindRefused(CambiumError, code="adapter_kind_refused"):
+    """A kind of adapter where another is needed: to begin from, or to learn on top of."""
+
+
 class AdapterExpired(CambiumError, code="adapter_expired"):
     """An ephemeral adapter past its time to live."""
 

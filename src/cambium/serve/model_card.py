@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from cambium.core.nouns import ProposalState
+from cambium.models.adapter_kinds import config_from, kind_of, shape_in_words
 
 _CARD = """---
 {metadata}
@@ -21,7 +22,7 @@ _CARD = """---
 
 {standing}
 
-A LoRA adapter (rank {r}, alpha {alpha}) on `{base}`, for the domain `{domain}`.
+An adapter ({shape}) on `{base}`, for the domain `{domain}`.
 
 - candidate: `{candidate}`
 - proposal: `{proposal}`, evidence `{evidence}`
@@ -59,15 +60,14 @@ def model_card(view: Mapping[str, Any], diff: Mapping[str, Any], *, base: str) -
         view: the proposal as the API shows it; `diff`: its diff.
         base: the base's name.
     """
-    data, lora = diff["data"], view["provenance"]["lora"]
+    data = diff["data"]
     is_merged = view["state"] == ProposalState.MERGED
     return _CARD.format(
         metadata=_metadata(view, base),
         name=_text(view["adapter"]),
         standing="Merged by people's signatures." if is_merged else
         f"**A preview: the proposal {view['id']} is {view['state'].replace('_', ' ')}.**",
-        r=lora["r"],
-        alpha=lora["lora_alpha"],
+        shape=shape_in_words(config_from(view["provenance"])),
         base=_text(base),
         domain=_text(view["domain"]),
         candidate=view["candidate_digest"] or "not frozen yet",
@@ -101,7 +101,7 @@ def _metadata(view: Mapping[str, Any], base: str) -> str:
     card = ModelCardData(
         base_model=base,
         library_name="peft",
-        tags=["lora", "cambium"],
+        tags=[kind_of(config_from(view["provenance"])).replace("_", "-"), "cambium"],
         model_name=view["adapter"],
         eval_results=results or None,
     )

@@ -22,12 +22,13 @@ from cambium.lifecycle.blockers import Situation, blockers
 from cambium.lifecycle.ledger import series_cost, spent
 from cambium.lifecycle.proposal import FROZEN, Approved, Proposal, Rejected, Waived, advance
 from cambium.lifecycle.proposal import standings as gate_standings
-from cambium.models.lora import LoraConfig
+from cambium.models.adapter_kinds import KINDS, AdapterConfig, config_record, kind_of
 from cambium.serve.approvers import need_approver
 from cambium.serve.behaviour import Describer
 from cambium.serve.bounds import check_domain
 from cambium.serve.checking import Checker
-from cambium.serve.ephemeral import EphemeralAdapters
+from cambium.serve.consolidation import check_kind
+from cambium.serve.ephemeral import EphemeralAdapters, LiveAdapter
 from cambium.serve.jobs import JobRunner
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import UNDECIDED, Proposals
@@ -66,13 +67,17 @@ class Review:
         self.describer = describer
         self._spent: tuple[tuple[int, str], float] | None = None
 
-    def propose(self, adapter: str, domain: str) -> Filed:
+    def propose(self, adapter: str, domain: str, kind: str | None = None) -> Filed:
         """Files a proposal to consolidate what an adapter learned into a domain.
+
+        Args:
+            kind: of the candidate; without one, that of the adapter which serves the domain, or
+                LoRA where none does.
 
         Raises:
             ConsentMissing: nothing was fed with consent.
             PolicyMissing, DomainNotFound, AdapterNotFound, AdapterExpired, AdapterQuarantined,
-            AttestationRefused: nothing is filed.
+            AttestationRefused, AdapterKindRefused: nothing is filed.
         """
         policy = self.proposals.need_policy()
         check_domain(domain, policy=policy, tenant=tenant_of(adapter))
@@ -89,10 +94,11 @@ class Review:
                 f"nothing was fed to {adapter!r} with consent, so nothing may be kept",
                 mend="send examples with consent, then propose",
             )
+        config = self._config(kind, domain, live)
         now = self.proposals.now_ms()
         self.proposals.attest(measurement=record.digest)
         kept = kept_for_gates([e.digest for e in examples], at_least=documents_needed(policy.gates))
-        provenance = _provenance(examples, steps, live.lora.config, kept)
+        provenance = _provenance(examples, steps, config, kept)
         with self._deciding.transaction() as tx:
             if self.proposals.need_policy() != policy:
                 raise IllegalTransition("the policy has changed meanwhile", mend="propose it again")
@@ -111,6 +117,15 @@ class Review:
             self.proposals.write(filed, tx, kind="proposal.filed")
         self.enqueue(proposal.id)
         return filed
+
+    def _config(self, kind: str | None, domain: str, live: LiveAdapter) -> AdapterConfig:
+        """Returns what the candidate shall be."""
+        bank = self._published.bank
+        kind = kind or bank.kind(domain) or "lora"
+        check_kind(kind, domain, bank)
+        if kind == kind_of(live.lora.config):
+            return live.lora.config
+        return KINDS[kind].config()
 
     def resume(self) -> None:
         """Queues the jobs of proposals that a stop of the server left undecided."""
@@ -381,7 +396,7 @@ def _gate_views(proposal: Proposal, filed: Filed, situation: Situation) -> list[
 def _provenance(
     examples: Sequence[ExampleRecord],
     steps: Sequence[LearnRecord],
-    lora: LoraConfig,
+    config: AdapterConfig,
     kept: frozenset[str],
 ) -> dict[str, Any]:
     return {
@@ -406,9 +421,5 @@ def _provenance(
             }
             for s in steps
         ],
-        "lora": {
-            "r": lora.r,
-            "lora_alpha": lora.lora_alpha,
-            "target_modules": list(lora.target_modules),
-        },
+        **config_record(config),
     }

@@ -10,7 +10,7 @@ from cambium.core.canonical import digest_json
 from cambium.core.errors import Stopped
 from cambium.core.nouns import Revision
 from cambium.evals.local_subject import LocalSubject
-from cambium.models.lora import Lora
+from cambium.models.adapter import Adapter
 from cambium.serve.access import Caller
 from cambium.serve.bank import Bank, load_bank
 from cambium.serve.publish import verified_revision
@@ -52,7 +52,7 @@ class Subjects:
             engine=runtime.engine,
         )
 
-    def stacks(self, name: str, *, caller: Caller) -> dict[str, tuple[Lora, ...]]:
+    def stacks(self, name: str, *, caller: Caller) -> dict[str, tuple[Adapter, ...]]:
         """Returns the adapters that act under a name, by domain; under "" those of every other.
 
         Raises:
@@ -87,7 +87,7 @@ class Subjects:
         # What a policy's owners keep from this caller is not a part of what is measured.
         allowed = sorted(domain for domain in bank.adapters if may_use(domain))
 
-        def choose(prompt: str) -> tuple[Lora, ...]:
+        def choose(prompt: str) -> tuple[Adapter, ...]:
             return bank.stack(bank.pick(prompt, embed, among=may_use).domain)
 
         return LocalSubject(

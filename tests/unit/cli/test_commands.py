@@ -24,7 +24,7 @@ FROZEN = {
     "adapters": ["--json", "--state"],
     "revisions": ["--json", "--state"],
     "proposals": ["--json", "--state"],
-    "propose": ["--into", "--json", "--state", "ADAPTER"],
+    "propose": ["--into", "--json", "--kind", "--state", "ADAPTER"],
     "show": ["--json", "--state", "PROPOSAL"],
     "diff": ["--by", "--json", "--prompts", "--samples", "--state", "A", "B"],
     "eval": [

@@ -215,6 +215,10 @@ def test_propose_and_reject_send_what_was_asked(cambium, stage) -> None:
     stage.answers["POST /proposals/p1/reject"] = (200, {"state": "rejected"})
     assert cambium("propose", "a1", "--into", "code", "--json").json == answer
     assert cambium("reject", "p1", "--reason", "not now").status == 0
+    soft = ("propose", "a1", "--into", "code", "--kind", "soft_prompt", "--json")
+    assert cambium(*soft).status == 0
+    assert stage.calls.pop()[1] == {"adapter_id": "a1", "domain": "code", "kind": "soft_prompt"}
+    assert cambium("propose", "a1", "--into", "code", "--kind", "prefix").status == 2
     assert stage.calls == [
         ("POST /adapters/propose_consolidation", {"adapter_id": "a1", "domain": "code"}),
         ("POST /proposals/p1/reject", {"reason": "not now"}),

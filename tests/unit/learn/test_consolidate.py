@@ -17,10 +17,12 @@ from cambium.learn.consolidate import (
     with_teacher,
 )
 from cambium.learn.examples import Window
+from cambium.models.adapter import Adapter, virtual_tokens
 from cambium.models.adapter_stack import AdapterStack
 from cambium.models.base import BaseModel, stack_rows
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, to_bytes
 from cambium.models.scoring import score
+from cambium.models.soft_prompt import SoftPromptConfig, fresh_prompt
 from cambium.models.training_model import TrainingModel
 
 SMALL = ConsolidateConfig(epochs=4, lr=1e-2, windows_per_step=4, num_teacher_tokens=16)
@@ -36,12 +38,12 @@ def fresh(base: BaseModel) -> Lora:
     return fresh_lora(LoraConfig(r=4, lora_alpha=8), base.sites, seed=0)
 
 
-def mean_loss(base: BaseModel, texts: list[Window], adapters: tuple[Lora, ...]) -> float:
+def mean_loss(base: BaseModel, texts: list[Window], adapters: tuple[Adapter, ...]) -> float:
     scores = score(base, [w.tokens for w in texts], adapters=adapters)
     return -float(torch.cat(scores).mean())
 
 
-def divergence(base: BaseModel, texts: list[Window], lora: Lora) -> float:
+def divergence(base: BaseModel, texts: list[Window], lora: Adapter) -> float:
     """KL from the bare base to the base with `lora`, nats per token."""
     total = 0.0
     for one in texts:
@@ -49,8 +51,10 @@ def divergence(base: BaseModel, texts: list[Window], lora: Lora) -> float:
         with torch.inference_mode():
             with base.rows(None) as model:
                 before = torch.log_softmax(model(tokens, use_cache=False).logits, dim=-1)
+            read = torch.tensor([[*virtual_tokens([lora]), *one.tokens]])
             with base.rows(stack_rows([(lora,)])) as model:
-                after = torch.log_softmax(model(tokens, use_cache=False).logits, dim=-1)
+                logits = model(read, use_cache=False).logits[:, lora.num_virtual :]
+            after = torch.log_softmax(logits, dim=-1)
         total += float((before.exp() * (before - after)).sum(-1).mean())
     return total / len(texts)
 
@@ -197,3 +201,37 @@ def test_replayed_windows_are_values() -> None:
     one = Replayed(window=Window(tokens=(1, 2, 3)), top_ids=ids, top_logprobs=ids.float())
     with pytest.raises(AttributeError):
         one.window = Window(tokens=(1, 2))  # type: ignore[misc]
+
+
+def test_a_soft_prompt_learns_the_new_and_replay_holds_the_old(llama: BaseModel) -> None:
+    new, old = windows(8, 1), windows(8, 2)
+    before = {k: v.clone() for k, v in llama.model.state_dict().items()}
+    start = fresh_prompt(SoftPromptConfig(num_virtual_tokens=6), llama.model, seed=0)
+    model = TrainingModel(llama, torch.float32)
+    config = replace(SMALL, epochs=10, prompt_lr=0.1)
+    taught = with_teacher(llama, old, (), config=config)
+    alone = consolidate(model, start, new, [], config=config)
+    both = consolidate(model, start, new, taught, config=config)
+    again = consolidate(model, start, new, taught, config=config)
+    assert both.to_bytes() == again.to_bytes() != alone.to_bytes()
+    assert both.config == start.config
+    assert mean_loss(llama, new, (alone,)) < mean_loss(llama, new, ()) - 0.3
+    assert mean_loss(llama, new, (both,)) < mean_loss(llama, new, (start,)) - 0.1
+    drift = {k: divergence(llama, old, one) for k, one in (("alone", alone), ("both", both))}
+    assert drift["both"] < drift["alone"]
+    assert all(torch.equal(v, before[k]) for k, v in llama.model.state_dict().items())
+
+
+def test_a_teacher_may_be_a_soft_prompt(llama: BaseModel) -> None:
+    """Beginning from the parent, what replay asks for is what the candidate already says."""
+    parent = fresh_prompt(SoftPromptConfig(num_virtual_tokens=6), llama.model, seed=3)
+    taught = with_teacher(llama, windows(4, 2), (parent,), config=SMALL)
+    model = TrainingModel(llama, torch.float32)
+    losses: list[float] = []
+    still = replace(SMALL, epochs=1, prompt_lr=0.0, distill_weight=1e6)
+    consolidate(model, parent, windows(4, 1), taught, config=still,
+                progress=lambda share, loss: losses.append(loss))  # fmt: skip
+    away = fresh_prompt(parent.config, llama.model, seed=4)
+    consolidate(model, away, windows(4, 1), taught, config=still,
+                progress=lambda share, loss: losses.append(loss))  # fmt: skip
+    assert losses[0] < 1e-3 * losses[1]

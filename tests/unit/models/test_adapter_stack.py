@@ -37,7 +37,7 @@ def test_adapters_come_out_as_they_went_in(llama: BaseModel, make_lora: Any) -> 
     stack = stacked(llama, adapters)
     assert stack.rank == 8
     for g, lora in enumerate(adapters):
-        assert to_bytes(stack.to_lora(g)) == to_bytes(lora)
+        assert to_bytes(stack.to_adapter(g)) == to_bytes(lora)
         own = stack.compact(stack.weights, g)
         assert own.numel() == lora.num_parameters()
         other = torch.zeros_like(stack.weights)
@@ -88,7 +88,7 @@ def test_a_step_is_that_of_pytorchs_adamw(llama: BaseModel, make_lora: Any) -> N
         assert torch.allclose(stack.compact(stack.weights, g), peer, rtol=1e-5, atol=1e-7)
     assert adam.steps.tolist() == [6, 3, 6]
     a, b = stack.halves(stack.paths[0])
-    moved = stack.to_lora(1)
+    moved = stack.to_adapter(1)
     assert torch.equal(a[1], moved.a[stack.paths[0]])
     assert torch.equal(b[1], moved.b[stack.paths[0]] * moved.config.scaling)
 

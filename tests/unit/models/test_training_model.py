@@ -9,12 +9,16 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from cambium.core.errors import ModelError
+from cambium.learn.examples import Window
+from cambium.learn.passes import window_segment
 from cambium.models.adapter_stack import AdapterStack
 from cambium.models.base import BaseModel, shared_rows
 from cambium.models.chunked_head import cross_entropy
 from cambium.models.lora import Lora, LoraConfig
 from cambium.models.packed_attention import ATTENTION
 from cambium.models.packing import IGNORED, Segment, pack, targets_of
+from cambium.models.prompt_stack import PromptStack
+from cambium.models.soft_prompt import SoftPrompt
 from cambium.models.training_model import TrainingModel
 
 
@@ -183,3 +187,31 @@ def test_a_base_that_its_passes_do_not_reproduce_is_refused(
         with pytest.raises(ModelError, match="cannot learn here"):
             run(pack(segments), stack, loss)
     assert not stack.grad.any()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_soft_prompts_gradient_is_that_of_plain_autograd(name: str, request: Any) -> None:
+    base: BaseModel = request.getfixturevalue(name)
+    prompt = SoftPrompt(prompt=torch.randn(5, 32, generator=torch.Generator().manual_seed(1)))
+    stack = PromptStack(prompt)
+    rows = [Window(tokens=tuple(range(20 + i, 60 + 2 * i))) for i in range(3)]
+    segments = [window_segment(w, adapter=0, parent=-1, virtual=stack.virtual) for w in rows]
+    targets = targets_of(segments)[0]
+    loss = cross_entropy(targets, torch.full((len(targets),), 0.5))
+    model = TrainingModel(base, torch.float32)
+    stack.zero_grad()
+    found = model.train_pass(pack(segments), stack, loss)
+    assert torch.allclose(found, model.eval_pass(pack(segments), stack, loss), atol=1e-5)
+    own = prompt.prompt.clone().requires_grad_()
+    expected = []
+    for row in rows:
+        words = base.model.get_input_embeddings()(torch.tensor([row.tokens[:-1]]))
+        logits = base.model(inputs_embeds=torch.cat([own[None], words], dim=1)).logits[0, 5:]
+        each = torch.nn.functional.cross_entropy(
+            logits, torch.tensor(row.tokens[1:]), reduction="none"
+        )
+        (0.5 * each.sum()).backward()
+        expected.append(each.detach())
+    assert torch.allclose(found, torch.cat(expected), atol=1e-3)
+    assert own.grad is not None
+    assert float((stack.grad.view(5, 32) - own.grad).norm()) <= 1e-4 * float(own.grad.norm())

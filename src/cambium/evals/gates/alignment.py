@@ -14,7 +14,7 @@ from cambium.core.evidence import GateSpec, Measurement
 from cambium.evals.alignment_pairs import AlignmentPair, all_pairs, gate_pairs, preferences
 from cambium.evals.gates.context import GateContext, Look, fresh_items, report
 from cambium.evals.statistics import paired_interval
-from cambium.models.lora import Lora
+from cambium.models.adapter import Adapter
 
 PARENT: Literal["parent"] = "parent"
 BASE: Literal["base"] = "base"
@@ -62,7 +62,7 @@ def _kept(
     context: GateContext,
     known: MutableMapping[str, float],
     pairs: list[AlignmentPair],
-    adapters: tuple[Lora, ...],
+    adapters: tuple[Adapter, ...],
     *,
     prefix: str = "",
 ) -> list[float]:

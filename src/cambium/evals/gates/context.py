@@ -13,12 +13,12 @@ from cambium.core.canonical import digest_json
 from cambium.core.errors import GateBroken
 from cambium.core.evidence import GateSpec, Measurement
 from cambium.evals.statistics import PairedResult
+from cambium.models.adapter import Adapter
 from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.base import BaseModel
-from cambium.models.lora import Lora
 
 Item = TypeVar("Item")
-Writer = Callable[[Sequence[Sequence[int]], tuple[Lora, ...], int, int], list[list[int]]]
+Writer = Callable[[Sequence[Sequence[int]], tuple[Adapter, ...], int, int], list[list[int]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,8 @@ class GateContext:
     """
 
     base: BaseModel
-    candidate: tuple[Lora, ...]
-    parent: tuple[Lora, ...]
+    candidate: tuple[Adapter, ...]
+    parent: tuple[Adapter, ...]
     candidate_bytes: AdapterBytes
     parent_digest: str
     documents: Sequence[ScoredText]

@@ -1,21 +1,16 @@
 """Gate `integrity`: are the frozen bytes exactly the kind of adapter that was asked for?
 
 Reads the bytes again as a stranger would: PEFT keys, shapes, dtype, rank, finite numbers, and
-how large each module's update is against the weight it changes.
+how large each part is against what the base has there.
 """
 
 from __future__ import annotations
-
-import math
-
-import torch
 
 from cambium.core.errors import DataError
 from cambium.core.evidence import GateSpec, Measurement
 from cambium.evals.gates.context import GateContext, Look, report
 from cambium.evals.statistics import PairedResult
-from cambium.models.base import BaseModel
-from cambium.models.lora import Lora, delta_norms, from_bytes, to_bytes
+from cambium.models.adapter_kinds import read_adapter
 
 
 def measure(context: GateContext, spec: GateSpec, look: int) -> Measurement:
@@ -34,33 +29,19 @@ def measure(context: GateContext, spec: GateSpec, look: int) -> Measurement:
 def find_violations(context: GateContext) -> list[str]:
     """Returns what is wrong with the candidate's bytes, in words."""
     try:
-        lora = from_bytes(context.candidate_bytes, context.base.sites)
+        adapter = read_adapter(context.candidate_bytes, context.base)
     except DataError as error:
         return [error.message]
     found = []
     fan_in_fan_out = context.base.transposed
-    rewritten = to_bytes(lora, fan_in_fan_out=fan_in_fan_out)
+    rewritten = adapter.to_bytes(fan_in_fan_out=fan_in_fan_out)
     if rewritten.weights != context.candidate_bytes.weights:
         found.append("the weights are not in canonical form: extra metadata, order or dtype")
     if rewritten.config != context.candidate_bytes.config:
         found.append("the config is not in canonical form: extra fields, order or values")
     measured = context.candidate[-1]
-    if to_bytes(measured, fan_in_fan_out=fan_in_fan_out).digest != rewritten.digest:
-        found.append(
-            f"the adapter that was measured (rank {measured.config.r}) is not in the bytes"
-        )
-    if context.parent and lora.config != context.parent[-1].config:
-        found.append(f"rank, scale or targets differ from the parent's {context.parent[-1].config}")
-    found += _oversized(context.base, lora, context.max_relative_change)
-    return found
-
-
-def _oversized(base: BaseModel, lora: Lora, limit: float) -> list[str]:
-    found = []
-    for path, norm in delta_norms(lora).items():
-        weight = float(torch.linalg.norm(base.model.get_submodule(path).weight.float()))
-        if not math.isfinite(norm) or norm > limit * weight:
-            found.append(
-                f"{path}: update norm {norm:.3f} exceeds {limit:g} of the weight's {weight:.3f}"
-            )
-    return found
+    if measured.to_bytes(fan_in_fan_out=fan_in_fan_out).digest != rewritten.digest:
+        found.append(f"the adapter that was measured ({measured.config}) is not in the bytes")
+    if context.parent and adapter.config != context.parent[-1].config:
+        found.append(f"kind or shape differ from the parent's {context.parent[-1].config}")
+    return found + adapter.oversized(context.base.model, context.max_relative_change)

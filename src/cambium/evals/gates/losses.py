@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cambium.evals.gates.context import ScoredText
+from cambium.models.adapter import Adapter
 from cambium.models.base import BaseModel
-from cambium.models.lora import Lora
 from cambium.models.scoring import score
 
 
 def document_losses(
-    base: BaseModel, documents: Sequence[ScoredText], adapters: tuple[Lora, ...]
+    base: BaseModel, documents: Sequence[ScoredText], adapters: tuple[Adapter, ...]
 ) -> list[float]:
     """Returns each document's loss in nats per target token."""
     texts, owners = [], []

@@ -20,8 +20,8 @@ from cambium.core.evidence import GateSpec, Measurement
 from cambium.evals.gates.context import GateContext, Look, fresh_items, report
 from cambium.evals.power_probe import power_probe
 from cambium.evals.statistics import paired_interval
+from cambium.models.adapter import Adapter
 from cambium.models.chat import encode_document
-from cambium.models.lora import Lora
 
 WRITTEN_TOKENS = 24
 SAMPLES = 2
@@ -69,7 +69,7 @@ def _parents(context: GateContext, chosen: Sequence[str]) -> list[float]:
 
 
 def _read(
-    context: GateContext, chosen: Sequence[str], adapters: tuple[Lora, ...]
+    context: GateContext, chosen: Sequence[str], adapters: tuple[Adapter, ...]
 ) -> tuple[list[float], list[str]]:
     """Returns per opening the mean score of what is written after it, and the first text."""
     if context.embed is None or context.write is None:

@@ -26,6 +26,7 @@ STATUS: dict[str, int] = {
     "revision_not_found": 404,
     "trace_not_found": 404,
     "model_unusable": 400,
+    "adapter_kind_refused": 409,
     "adapter_expired": 410,
     "adapter_elsewhere": 421,
     "adapter_quarantined": 409,

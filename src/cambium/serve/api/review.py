@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
 from fastapi import Path as PathField
@@ -36,10 +36,11 @@ class SignatureBody(Body):
 
 
 class ProposeBody(Body):
-    """Which adapter is to be consolidated into which domain."""
+    """Which adapter is to be consolidated into which domain, and what the candidate shall be."""
 
     adapter_id: str
     domain: str
+    kind: Literal["lora", "soft_prompt"] | None = None
     eval_snapshot_ids: list[str] | None = None
 
 
@@ -102,7 +103,7 @@ def _add_proposing(routes: APIRouter, runtime: Runtime) -> None:
             raise DataError("eval_snapshot_ids are not offered: gates draw their own fresh items",
                             mend="leave eval_snapshot_ids out")  # fmt: skip
         name = caller.own(body.adapter_id)
-        filed = await asyncio.to_thread(review.propose, name, body.domain)
+        filed = await asyncio.to_thread(review.propose, name, body.domain, body.kind)
         return {"proposal_id": filed.proposal.id, "state": filed.proposal.state}
 
     @routes.get("/proposals")

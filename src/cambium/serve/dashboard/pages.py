@@ -17,6 +17,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from cambium.core.errors import NotFound
 from cambium.core.nouns import Action
 from cambium.lifecycle.proposal import FINAL
+from cambium.models.adapter_kinds import config_from, shape_in_words
 from cambium.serve.access import SIGN_IN, Asking, Caller, check_origin
 from cambium.serve.api.review import is_shown, may_see, shown
 from cambium.serve.dashboard import views
@@ -141,6 +142,7 @@ def _proposal(request: Request, runtime: Runtime, proposal_id: str, caller: Call
         diff=diff,
         clusters=views.cluster_rows(diff["behaviour"]),
         modules=views.module_rows(diff["weights"]),
+        shape=shape_in_words(config_from(view["provenance"])),
         timeline=views.timeline([dict(e.__dict__) for e in entries], proposal_id),
         num_earlier=num_entries - len(entries),
         candidate=_playable(view, caller),

@@ -16,6 +16,7 @@ from cambium.serve.api.openai.plans import (
     check_stream_options,
     draw_seed,
     num_words,
+    room_of,
     sampling_config,
     trace_params,
 )
@@ -92,7 +93,7 @@ def plan_chat(runtime: OpenAIRuntime, texts: TokenTexts, body: ChatBody) -> Plan
         for m in body.messages
     ]
     prompt = encode_chat(tokenizer, turns, add_generation_prompt=True)
-    context = runtime.engine.context
+    context = room_of(runtime.engine, answerer)
     max_tokens = _max_tokens(body)
     check_room(len(prompt), max_tokens or 1, context, param="messages")
     max_tokens = max_tokens or context - len(prompt)

@@ -17,6 +17,7 @@ from cambium.serve.api.openai.plans import (
     draw_seed,
     num_words,
     refuse_too_many,
+    room_of,
     sampling_config,
     trace_params,
 )
@@ -102,11 +103,13 @@ def plan_completion(runtime: OpenAIRuntime, texts: TokenTexts, body: CompletionB
     words = num_words(runtime.base)
     prompts = read_prompts(body.prompt, runtime.base.tokenizer, texts, num_words=words)
     refuse_too_many(len(prompts) * body.n, MAX_CHOICES)
-    for prompt in prompts:
-        check_room(len(prompt.ids), body.max_tokens, runtime.engine.context, param="prompt")
     answerer = runtime.resolve(
         body.model, domain=body.domain, text="\n".join(prompt.text for prompt in prompts)
     )
+    for prompt in prompts:
+        check_room(
+            len(prompt.ids), body.max_tokens, room_of(runtime.engine, answerer), param="prompt"
+        )
     seed = draw_seed(body)
     jobs = [
         _job(runtime, body, prompt, answerer=answerer, seed=seed + i)

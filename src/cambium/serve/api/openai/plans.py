@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cambium.core.errors import DataError
+from cambium.models.adapter import virtual_tokens
 from cambium.models.base import BaseModel
+from cambium.models.engine import Engine
 from cambium.models.sampling import SamplingConfig
 from cambium.serve.api.openai.bodies import SamplingBody
 from cambium.serve.api.openai.choices import Piece
@@ -65,6 +67,11 @@ def check_stream_options(body: SamplingBody) -> None:
     if body.stream_options is not None and not body.stream:
         raise refusal("stream_options is for streams only", param="stream_options",
                       mend="set stream to true")  # fmt: skip
+
+
+def room_of(engine: Engine, answerer: Answerer) -> int:
+    """Returns how many tokens of prompt and answer fit beside what answers."""
+    return engine.context - len(virtual_tokens(answerer.adapters))
 
 
 def check_room(num_prompt: int, max_tokens: int, context: int, *, param: str) -> None:

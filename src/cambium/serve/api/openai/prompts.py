@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cambium.models.adapter import Adapter
 from cambium.models.base import BaseModel
 from cambium.models.chat import encode_document
-from cambium.models.lora import Lora
 from cambium.models.scoring import score
 from cambium.serve.api.openai.choices import ShownToken
 from cambium.serve.api.openai.errors import refusal
@@ -64,7 +64,7 @@ def read_prompts(
 
 
 def score_prompts(
-    base: BaseModel, prompts: Sequence[Prompt], *, adapters: tuple[Lora, ...], num_top: int
+    base: BaseModel, prompts: Sequence[Prompt], *, adapters: tuple[Adapter, ...], num_top: int
 ) -> list[tuple[ShownToken, ...]]:
     """Returns the echoed tokens of each prompt with their log-probabilities.
 

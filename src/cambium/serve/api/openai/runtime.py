@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cambium.models.adapter import Adapter
 from cambium.models.base import BaseModel
 from cambium.models.encoder import Encoder
 from cambium.models.engine import Engine
-from cambium.models.lora import Lora
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Answerer:
 
     model: str
     adapter: str
-    adapters: tuple[Lora, ...]
+    adapters: tuple[Adapter, ...]
     revision: int
     detail: dict[str, object] = field(default_factory=dict[str, object])
 
