@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from functools import cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
+from tests.certificates import MEASUREMENT, NONCE, NOW, authority, unsigned, unsigned_list
 
 from cambium.trust.providers.certificates import pin_of
 from cambium.trust.providers.nvidia import GpuState, NvidiaEvidence, NvidiaReference, gpu_claims
 
-NOW = 1_790_000_000
-NONCE = "ab" * 32
-MEASUREMENT = "sha256:" + "5" * 64
 # From the GPU's own up to the root's.
 NAMES = ("gpu", "boot rom", "provisioner", "line", "root")
 SERIALS = {name: 0xC0 + at for at, name in enumerate(NAMES)}
@@ -104,21 +101,12 @@ class Gpu:
         return b"".join(self._issue(name, issuer) for name, issuer in issuers)
 
     def _issue(self, name: str, issuer: str) -> bytes:
-        now = datetime.fromtimestamp(NOW, UTC)
         own = name == "gpu"
-        first, last = self.valid_days if own else (-30, 30)
         key = _small_key() if own and self.on_small_curve else _key(name)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(_named(name))
-            .issuer_name(_named(issuer))
-            .public_key(key.public_key())
-            .serial_number(SERIALS[name])
-            .not_valid_before(now + timedelta(days=first))
-            .not_valid_after(now + timedelta(days=last))
-        )
+        days = self.valid_days if own else (-30, 30)
+        builder = unsigned(name, issuer, public=key.public_key(), serial=SERIALS[name], days=days)
         if not own:
-            ca = x509.BasicConstraints(ca=name in self.authorities, path_length=None)
+            ca = authority(is_one=name in self.authorities)
             builder = builder.add_extension(ca, critical=True)
         elif self.certified is not None:
             oid = x509.ObjectIdentifier("2.23.133.5.4.1")
@@ -156,18 +144,5 @@ def state(**changes: object) -> GpuState:
 
 def revoked(*names: str, issuer: str = "root", days: tuple[int, int] = (-1, 30)) -> bytes:
     """Returns an issuer's revocation list as DER, signed with SHA-256 as NVIDIA's are."""
-    now = datetime.fromtimestamp(NOW, UTC)
-    builder = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(_named(issuer))
-        .last_update(now + timedelta(days=days[0]))
-        .next_update(now + timedelta(days=days[1]))
-    )
-    for name in names:
-        entry = x509.RevokedCertificateBuilder().serial_number(SERIALS[name])
-        builder = builder.add_revoked_certificate(entry.revocation_date(now).build())
+    builder = unsigned_list([SERIALS[name] for name in names], issuer, days=days)
     return builder.sign(_key(issuer), hashes.SHA256()).public_bytes(serialization.Encoding.DER)
-
-
-def _named(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -41,6 +42,8 @@ from cambium.trust.providers.nvml import gpu_report
 from cambium.trust.providers.revocation_list import check_not_revoked
 
 CLAIMS_TYPE = "cambium/attestation-nvidia/v1"
+# Of nonce, session, measurement and now: the bytes that are vouched for.
+gpu_claims = partial(reported_claims, CLAIMS_TYPE)
 NUM_CERTIFICATES = 5
 # The digest of the firmware that holds the key, at the extension's end.
 _DICE, _DIGEST_BYTES = "2.23.133.5.4.1", 48
@@ -175,12 +178,6 @@ class NvidiaAttester:
         payload = gpu_claims(nonce, session=self._session, measurement=measurement, now=now)
         report, chain = self._ask(hashlib.sha256(payload).digest())
         return NvidiaEvidence(report=report, chain=chain, payload=payload)
-
-
-def gpu_claims(nonce: str, *, session: str, measurement: str, now: int) -> bytes:
-    """Returns the claims that a report answers, as canonical JSON."""
-    return reported_claims(CLAIMS_TYPE, nonce=nonce, session=session, measurement=measurement,
-                           now=now)  # fmt: skip
 
 
 def _check_signature(report: GpuReport, gpu: x509.Certificate) -> None:

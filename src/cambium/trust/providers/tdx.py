@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cryptography import x509
@@ -37,6 +38,8 @@ from cambium.trust.providers.tdx_tcb import Collateral, check_collateral, read_p
 from cambium.trust.providers.tsm import TSM_REPORTS, tsm_report
 
 CLAIMS_TYPE = "cambium/attestation-tdx/v1"
+# Of nonce, session, measurement and now: the bytes that are vouched for.
+tdx_claims = partial(reported_claims, CLAIMS_TYPE)
 # No page is taken away unnoticed; what Linux asks of a machine that is to trust its own memory.
 _SEPT_VE_DISABLE = 1 << 28
 # Protection keys, key locker, performance counters: they open nothing to the host.
@@ -141,12 +144,6 @@ class TdxAttester:
         payload = tdx_claims(nonce, session=self._session, measurement=measurement, now=now)
         quote = tsm_report(hashlib.sha512(payload).digest(), self._reports)
         return TdxEvidence(quote=quote, payload=payload)
-
-
-def tdx_claims(nonce: str, *, session: str, measurement: str, now: int) -> bytes:
-    """Returns the claims that a quote covers, as canonical JSON."""
-    return reported_claims(CLAIMS_TYPE, nonce=nonce, session=session, measurement=measurement,
-                           now=now)  # fmt: skip
 
 
 def _check_signatures(quote: Quote, pck: x509.Certificate) -> None:
