@@ -1,4 +1,4 @@
-"""Servers in processes of their own, to be killed."""
+"""Servers in processes of their own, to be killed, and what people ask of them over HTTP."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from tests.serving import People
+
+from cambium.core.nouns import Action, SignedAct
+from cambium.trust.acts import sign_act, signature_to_json
+from cambium.trust.audit import AuditEntry, Checkpoint, verify_log
+from cambium.trust.keys import PublicKey
 
 SCRIPT = Path(__file__).parent / "integration" / "server_process.py"
 
@@ -57,3 +64,27 @@ def killable_servers(state: Path, base: Path, *, db: str = "") -> Iterator[Killa
         if found.pid:
             found.kill()
         process.kill()
+
+
+def approve(http: httpx.Client, people: People, proposal: str) -> None:
+    for key in people.approvers[:2]:
+        view = http.get(f"/proposals/{proposal}").json()
+        act = SignedAct(
+            action=Action.APPROVE,
+            target=view["proposal_digest"],
+            state_version=view["state_version"],
+            expires=int(time.time()) + 3600,
+            policy=view["policy_digest"],
+        )
+        body = signature_to_json(sign_act(key, act))
+        assert http.post(f"/proposals/{proposal}/approvals", json=body).status_code == 200
+
+
+def check_whole_log(http: httpx.Client) -> None:
+    """Jobs write on meanwhile: the checkpoint covers the entries up to its size."""
+    body = http.get("/audit/checkpoint").json()
+    public = PublicKey(raw=body.pop("public"))
+    signed = Checkpoint(**body)
+    entries = [AuditEntry(**e) for e in http.get("/audit").json()["entries"]]
+    covered = [e for e in entries if e.seq <= signed.size]
+    assert verify_log(covered, checkpoint=signed, server_public=public) == signed.size

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from functools import cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
+from tests.certificates import MEASUREMENT, NONCE, NOW, unsigned, unsigned_list
 
 from cambium.trust.providers.sev_snp import (
     _CHIP_ID,
@@ -22,9 +22,6 @@ from cambium.trust.providers.sev_snp import (
     claims_payload,
 )
 
-NOW = 1_790_000_000
-NONCE = "ab" * 32
-MEASUREMENT = "sha256:" + "5" * 64
 TCB = Tcb(boot_loader=4, tee=1, snp=0x80, microcode=209)
 LAUNCH = bytes(range(48))
 SERIALS = {"ARK": 0xA1, "ASK": 0xA2, "VCEK": 0xA3}
@@ -112,17 +109,8 @@ class Machine:
         *,
         machine: bool = False,
     ) -> bytes:
-        now = datetime.fromtimestamp(NOW, UTC)
-        first, last = self.valid_days if machine else (-30, 30)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(_named(name))
-            .issuer_name(_named(issuer))
-            .public_key(public)
-            .serial_number(SERIALS[name])
-            .not_valid_before(now + timedelta(days=first))
-            .not_valid_after(now + timedelta(days=last))
-        )
+        days = self.valid_days if machine else (-30, 30)
+        builder = unsigned(name, issuer, public=public, serial=SERIALS[name], days=days)
         if machine and self.with_extensions:
             found = {oid: bytes([2, 1, n]) if n < 128 else bytes([2, 2, 0, n])
                      for part, oid in _TCB_PARTS.items()
@@ -157,21 +145,8 @@ def revocation_list(
     extension: x509.ExtensionType | None = None,
 ) -> bytes:
     """Returns the root's list as DER, with the certificates of these names on it."""
-    now = datetime.fromtimestamp(NOW, UTC)
-    builder = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(_named(issuer))
-        .last_update(now + timedelta(days=days[0]))
-        .next_update(now + timedelta(days=days[1]))
-    )
-    for name in revoked:
-        entry = x509.RevokedCertificateBuilder().serial_number(SERIALS[name])
-        builder = builder.add_revoked_certificate(entry.revocation_date(now).build())
+    builder = unsigned_list([SERIALS[name] for name in revoked], issuer, days=days)
     if extension is not None:
         builder = builder.add_extension(extension, critical=True)
     signed = builder.sign(_rsa(signed_by), hashes.SHA384(), rsa_padding=PSS)
     return signed.public_bytes(serialization.Encoding.DER)
-
-
-def _named(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])

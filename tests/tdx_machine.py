@@ -12,15 +12,13 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
+from tests.certificates import MEASUREMENT, NONCE, NOW, authority, unsigned, unsigned_list
 
 from cambium.trust.providers.certificates import pin_of
 from cambium.trust.providers.tdx import TdxEvidence, TdxReference, tdx_claims
 from cambium.trust.providers.tdx_quote import BODY_BYTES, HEADER_BYTES, QE_BYTES
 from cambium.trust.providers.tdx_tcb import Collateral
 
-NOW = 1_790_000_000
-NONCE = "ab" * 32
-MEASUREMENT = "sha256:" + "5" * 64
 SERIALS = {"root": 0xB1, "platform": 0xB2, "pck": 0xB3, "Intel SGX TCB Signing": 0xB4}
 FMSPC, PCE_ID = "00906ed50000", "0000"
 PARTS = tuple(range(1, 17))
@@ -123,17 +121,9 @@ def issue(
     sgx: bytes | None = None,
 ) -> bytes:
     """Returns a certificate as PEM."""
-    now = datetime.fromtimestamp(NOW, UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(_named(name))
-        .issuer_name(_named(issuer))
-        .public_key(_key(name).public_key())
-        .serial_number(SERIALS[name])
-        .not_valid_before(now + timedelta(days=days[0]))
-        .not_valid_after(now + timedelta(days=days[1]))
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-    )
+    builder = unsigned(
+        name, issuer, public=_key(name).public_key(), serial=SERIALS[name], days=days
+    ).add_extension(authority(is_one=ca), critical=True)
     if sgx is not None:
         oid = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
         builder = builder.add_extension(x509.UnrecognizedExtension(oid, sgx), critical=False)
@@ -222,16 +212,7 @@ def signed(name: str, said: Text, *, by: str = "Intel SGX TCB Signing") -> bytes
 
 def revoked(*names: str, issuer: str = "root", days: tuple[int, int] = (-1, 30)) -> bytes:
     """Returns an issuer's revocation list as DER."""
-    now = datetime.fromtimestamp(NOW, UTC)
-    builder = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(_named(issuer))
-        .last_update(now + timedelta(days=days[0]))
-        .next_update(now + timedelta(days=days[1]))
-    )
-    for name in names:
-        entry = x509.RevokedCertificateBuilder().serial_number(SERIALS[name])
-        builder = builder.add_revoked_certificate(entry.revocation_date(now).build())
+    builder = unsigned_list([SERIALS[name] for name in names], issuer, days=days)
     return builder.sign(_key(issuer), hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
@@ -254,10 +235,6 @@ def _sized(data: bytes, size: int) -> bytes:
 def _time(days: int) -> str:
     when = datetime.fromtimestamp(NOW, UTC) + timedelta(days=days)
     return when.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _named(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
 
 
 def _der(tag: int, content: bytes) -> bytes:

@@ -13,13 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.killable import Killable, killable_servers
+from tests.killable import Killable, approve, check_whole_log, killable_servers
 from tests.serving import FACTS, PORT, TREES, WAIT_S, People, tiny_base
-
-from cambium.core.nouns import Action, SignedAct
-from cambium.trust.acts import sign_act, signature_to_json
-from cambium.trust.audit import AuditEntry, Checkpoint, verify_log
-from cambium.trust.keys import PublicKey
 
 NUM_KILLS = 10
 # However slow the machine, something was proposed before this kill; its worker has a seed for it.
@@ -99,16 +94,6 @@ def check(http: httpx.Client, told: Acknowledged) -> None:
     check_whole_log(http)
 
 
-def check_whole_log(http: httpx.Client) -> None:
-    """Jobs write on meanwhile: the checkpoint covers the entries up to its size."""
-    body = http.get("/audit/checkpoint").json()
-    public = PublicKey(raw=body.pop("public"))
-    signed = Checkpoint(**body)
-    entries = [AuditEntry(**e) for e in http.get("/audit").json()["entries"]]
-    covered = [e for e in entries if e.seq <= signed.size]
-    assert verify_log(covered, checkpoint=signed, server_public=public) == signed.size
-
-
 def settled(http: httpx.Client, proposal: str) -> Any:
     deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline:
@@ -146,20 +131,6 @@ def test_nothing_acknowledged_is_lost(killable: Killable, tmp_path: Path) -> Non
             view = settled(http, proposal)
             assert view["state"] in ("awaiting_approval", "rejected"), view
             assert view["candidate_digest"]
-
-
-def approve(http: httpx.Client, people: People, proposal: str) -> None:
-    for key in people.approvers[:2]:
-        view = http.get(f"/proposals/{proposal}").json()
-        act = SignedAct(
-            action=Action.APPROVE,
-            target=view["proposal_digest"],
-            state_version=view["state_version"],
-            expires=int(time.time()) + 3600,
-            policy=view["policy_digest"],
-        )
-        body = signature_to_json(sign_act(key, act))
-        assert http.post(f"/proposals/{proposal}/approvals", json=body).status_code == 200
 
 
 def test_a_merge_is_before_or_after(killable: Killable, tmp_path: Path) -> None:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol, TypeVar
-
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as checked
+from typing import Generic, TypeVar
 
 from cambium.core.errors import AttestationRefused, ConfigError
-from cambium.trust.attestation import TDX, AttestationResult, appraise, new_nonce
+from cambium.serve.references import nvidia_reference, snp_reference, tdx_reference
+from cambium.trust.attestation import (
+    NVIDIA,
+    SEV_SNP,
+    TDX,
+    AttestationResult,
+    Verifier,
+    appraise,
+    new_nonce,
+)
 from cambium.trust.keys import generate_key
-from cambium.trust.providers.sev_snp import SnpAttester, SnpReference, SnpVerifier, Tcb
-from cambium.trust.providers.software_dev import SoftwareDevAttester
-from cambium.trust.providers.tdx import TdxAttester, TdxReference, TdxVerifier
+from cambium.trust.providers.nvidia import NvidiaAttester, NvidiaVerifier
+from cambium.trust.providers.sev_snp import SnpAttester, SnpEvidence, SnpVerifier
+from cambium.trust.providers.software_dev import SoftwareDevAttester, SoftwareEvidence
+from cambium.trust.providers.tdx import TdxAttester, TdxEvidence, TdxVerifier
 from cambium.trust.providers.tdx_tcb import Collateral
+from cambium.trust.providers.with_gpu import (
+    Attester,
+    WithGpuAttester,
+    WithGpuEvidence,
+    WithGpuVerifier,
+)
 
-SNP_FILE, TDX_FILE = "sev-snp.toml", "tdx.toml"
-SNP_CERTIFICATES, TDX_FOLDER = "sev-snp", "tdx"
+SNP_FILE, TDX_FILE, NVIDIA_FILE = "sev-snp.toml", "tdx.toml", "nvidia.toml"
+SNP_CERTIFICATES, TDX_FOLDER, NVIDIA_FOLDER = "sev-snp", "tdx", "nvidia"
 TDX_FILES = {
     "tcb_info": "tcb-info.json",
     "qe_identity": "qe-identity.json",
@@ -28,163 +40,73 @@ TDX_FILES = {
     "root_crl": "root-crl.der",
     "pck_crl": "pck-crl.der",
 }
-Text = TypeVar("Text")
-_STRICT = ConfigDict(strict=True, extra="forbid")
-_Hex = Annotated[str, Field(pattern="^[0-9a-f]+$")]
-_Byte = Annotated[int, Field(ge=0, le=255)]
+Evidence = TypeVar("Evidence")
 
 
-class Attesting(Protocol):
-    """Evidence made and appraised in one go, for what a server is about to do."""
+@dataclass(frozen=True, kw_only=True)
+class Attesting(Generic[Evidence]):
+    """Evidence made and appraised in one go, for what a server is about to do.
 
-    @property
-    def label(self) -> str:
-        """Returns the label that everything relying on this carries."""
-        ...
+    Args:
+        verifier_at: makes the verifier of a second, from files as they are then: newer ones count
+            without a restart.
+        label: the verifier's, which everything relying on this carries.
+    """
+
+    attester: Attester[Evidence]
+    verifier_at: Callable[[int], Verifier[Evidence]]
+    label: str
 
     def attest(self, *, accept: tuple[str, ...], measurement: str, now: int) -> AttestationResult:
-        """Returns a fresh appraisal of this process.
+        """Returns a fresh appraisal of this machine and process.
 
         Raises:
             AttestationRefused: none could be made, or it is not accepted.
         """
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class SoftwareAttesting:
-    """Of the development profile: proves that this process holds a key, and nothing else."""
-
-    attester: SoftwareDevAttester
-
-    @property
-    def label(self) -> str:
-        """Returns `software-dev`."""
-        return self.attester.verifier.label
-
-    def attest(self, *, accept: tuple[str, ...], measurement: str, now: int) -> AttestationResult:
-        """Returns a fresh appraisal of this process."""
         nonce = new_nonce()
         evidence = self.attester.attest(nonce, now=now, measurement=measurement)
-        verifier = self.attester.verifier
+        verifier = self.verifier_at(now)
         return appraise(evidence, verifier=verifier, nonce=nonce, accept=accept, now=now)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SnpAttesting:
-    """Of AMD SEV-SNP machines, held to the folder's references."""
-
-    attester: SnpAttester
-    reference: SnpReference
-    crl: Path
-
-    @property
-    def label(self) -> str:
-        """Returns `sev-snp`."""
-        return SnpVerifier(reference=self.reference, now=0).label
-
-    def attest(self, *, accept: tuple[str, ...], measurement: str, now: int) -> AttestationResult:
-        """Returns a fresh appraisal of this machine and process."""
-        nonce = new_nonce()
-        evidence = self.attester.attest(nonce, now=now, measurement=measurement)
-        # Read anew each time: a newer list counts without a restart.
-        crl = self.crl.read_bytes() if self.crl.exists() else None
-        verifier = SnpVerifier(reference=self.reference, now=now, crl=crl)
-        return appraise(evidence, verifier=verifier, nonce=nonce, accept=accept, now=now)
+Found = (
+    Attesting[SoftwareEvidence]
+    | Attesting[SnpEvidence]
+    | Attesting[TdxEvidence]
+    | Attesting[WithGpuEvidence[SnpEvidence]]
+    | Attesting[WithGpuEvidence[TdxEvidence]]
+)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TdxAttesting:
-    """Of Intel TDX machines, held to the folder's references and Intel's collateral."""
-
-    attester: TdxAttester
-    reference: TdxReference
-    folder: Path
-
-    @property
-    def label(self) -> str:
-        """Returns `tdx`."""
-        return TDX
-
-    def attest(self, *, accept: tuple[str, ...], measurement: str, now: int) -> AttestationResult:
-        """Returns a fresh appraisal of this machine and process."""
-        nonce = new_nonce()
-        evidence = self.attester.attest(nonce, now=now, measurement=measurement)
-        try:
-            # Read anew each time: newer files count without a restart.
-            read = {name: (self.folder / file).read_bytes() for name, file in TDX_FILES.items()}
-        except OSError as error:
-            raise AttestationRefused(
-                f"attestation refused: Intel's collateral cannot be read ({error.strerror})",
-                mend="see docs/how-to/attest-with-tdx.md",
-            ) from error
-        verifier = TdxVerifier(reference=self.reference, collateral=Collateral(**read), now=now)
-        return appraise(evidence, verifier=verifier, nonce=nonce, accept=accept, now=now)
-
-
-@checked(frozen=True, kw_only=True, config=_STRICT)
-class _Tcb:
-    boot_loader: _Byte
-    tee: _Byte
-    snp: _Byte
-    microcode: _Byte
-
-
-@checked(frozen=True, kw_only=True, config=_STRICT)
-class _SnpText:
-    """The references' TOML."""
-
-    ark: Annotated[_Hex, Field(min_length=64, max_length=64)]
-    measurements: Annotated[
-        tuple[Annotated[_Hex, Field(min_length=96, max_length=96)], ...], Field(min_length=1)
-    ]
-    minimum: _Tcb
-    revocation: bool
-
-
-_Register = Annotated[_Hex, Field(min_length=96, max_length=96)]
-
-
-@checked(frozen=True, kw_only=True, config=_STRICT)
-class _TdxMachine:
-    mrtd: _Register
-    rtmr: Annotated[tuple[_Register, ...], Field(min_length=4, max_length=4)]
-
-
-@checked(frozen=True, kw_only=True, config=_STRICT)
-class _TdxText:
-    """The references' TOML."""
-
-    root: Annotated[_Hex, Field(min_length=64, max_length=64)]
-    statuses: Annotated[tuple[str, ...], Field(min_length=1)]
-    machines: Annotated[tuple[_TdxMachine, ...], Field(min_length=1)]
-
-
-_SNP_TEXT, _TDX_TEXT = TypeAdapter(_SnpText), TypeAdapter(_TdxText)
-
-
-def attester_of(folder: Path, *, session: str) -> Attesting:
-    """Returns the attester of a state: of the processor whose references lie there, or software's.
+def attester_of(folder: Path, *, session: str) -> Found:
+    """Returns the attester of a state: of the hardware whose references lie there, or software's.
 
     Args:
         session: key id of what the evidence is bound to.
 
     Raises:
-        ConfigError: references or certificates are there, but cannot be used, or of two processors.
+        ConfigError: references or certificates are there, but cannot be used, are of two
+            processors, or of a GPU without a processor.
     """
-    snp, tdx = folder / SNP_FILE, folder / TDX_FILE
+    snp, tdx, nvidia = (folder / name for name in (SNP_FILE, TDX_FILE, NVIDIA_FILE))
     if snp.exists() and tdx.exists():
         raise ConfigError(f"{snp} and {tdx} are both there", mend="keep the one that is meant")
     if snp.exists():
-        return _snp_attester(folder, session)
+        found = _snp(folder, session)
+        return _with_gpu(found, folder, session) if nvidia.exists() else found
     if tdx.exists():
-        return _tdx_attester(folder, session)
-    return SoftwareAttesting(attester=SoftwareDevAttester(generate_key()))
+        also = _tdx(folder, session)
+        return _with_gpu(also, folder, session) if nvidia.exists() else also
+    if nvidia.exists():
+        raise ConfigError(f"{nvidia} is there alone, and a GPU says nothing of what asks it",
+                          mend=f"put {SNP_FILE} or {TDX_FILE} beside it")  # fmt: skip
+    software = SoftwareDevAttester(generate_key())
+    return Attesting(attester=software, verifier_at=lambda now: software.verifier,
+                     label=software.verifier.label)  # fmt: skip
 
 
-def _snp_attester(folder: Path, session: str) -> SnpAttesting:
-    read = _references(folder / SNP_FILE, _SNP_TEXT)
-    files = folder / SNP_CERTIFICATES
+def _snp(folder: Path, session: str) -> Attesting[SnpEvidence]:
+    reference, files = snp_reference(folder / SNP_FILE), folder / SNP_CERTIFICATES
     try:
         certificates = {
             name: (files / f"{name}.der").read_bytes() for name in ("vcek", "ask", "ark")
@@ -192,34 +114,45 @@ def _snp_attester(folder: Path, session: str) -> SnpAttesting:
     except OSError as error:
         raise ConfigError(f"the certificates of {folder / SNP_FILE} cannot be read: {error}",
                           mend="see docs/how-to/attest-with-sev-snp.md") from error  # fmt: skip
-    reference = SnpReference(
-        ark=read.ark,
-        measurements=frozenset(read.measurements),
-        minimum=Tcb(**vars(read.minimum)),
-        revocation=read.revocation,
-    )
+
+    def verifier(now: int) -> SnpVerifier:
+        return SnpVerifier(reference=reference, now=now, crl=_if_there(files / "crl.der"))
+
     attester = SnpAttester(session, certificates)
-    return SnpAttesting(attester=attester, reference=reference, crl=files / "crl.der")
+    return Attesting(attester=attester, verifier_at=verifier, label=SEV_SNP)
 
 
-def _tdx_attester(folder: Path, session: str) -> TdxAttesting:
-    read = _references(folder / TDX_FILE, _TDX_TEXT)
-    reference = TdxReference(
-        root=read.root,
-        machines=frozenset((machine.mrtd, *machine.rtmr) for machine in read.machines),
-        statuses=frozenset(read.statuses),
-    )
-    files = folder / TDX_FOLDER
-    return TdxAttesting(attester=TdxAttester(session), reference=reference, folder=files)
+def _tdx(folder: Path, session: str) -> Attesting[TdxEvidence]:
+    reference, files = tdx_reference(folder / TDX_FILE), folder / TDX_FOLDER
+
+    def verifier(now: int) -> TdxVerifier:
+        try:
+            read = {name: (files / file).read_bytes() for name, file in TDX_FILES.items()}
+        except OSError as error:
+            raise AttestationRefused(
+                f"attestation refused: Intel's collateral cannot be read ({error.strerror})",
+                mend="see docs/how-to/attest-with-tdx.md",
+            ) from error
+        return TdxVerifier(reference=reference, collateral=Collateral(**read), now=now)
+
+    return Attesting(attester=TdxAttester(session), verifier_at=verifier, label=TDX)
 
 
-def _references(file: Path, kind: TypeAdapter[Text]) -> Text:
-    mend = f"see docs/how-to/attest-with-{file.stem}.md"
-    try:
-        return kind.validate_json(json.dumps(tomllib.loads(file.read_text(encoding="utf-8"))))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{file}: {where}: {first['msg']}", mend=mend) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}", mend=mend) from error
+def _with_gpu(
+    processor: Attesting[Evidence], folder: Path, session: str
+) -> Attesting[WithGpuEvidence[Evidence]]:
+    reference, files = nvidia_reference(folder / NVIDIA_FILE), folder / NVIDIA_FOLDER
+
+    def verifier(now: int) -> WithGpuVerifier[Evidence]:
+        lists = {name: _if_there(files / f"{name.replace('_', '-')}.der")
+                 for name in ("root_crl", "line_crl")}  # fmt: skip
+        gpu = NvidiaVerifier(reference=reference, now=now, **lists)
+        return WithGpuVerifier(processor=processor.verifier_at(now), gpu=gpu)
+
+    attester = WithGpuAttester(processor=processor.attester, gpu=NvidiaAttester(session))
+    return Attesting(attester=attester, verifier_at=verifier,
+                     label=f"{processor.label}+{NVIDIA}")  # fmt: skip
+
+
+def _if_there(file: Path) -> bytes | None:
+    return file.read_bytes() if file.exists() else None

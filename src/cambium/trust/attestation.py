@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 from cambium.core.canonical import is_digest
 from cambium.core.errors import AttestationRefused
 
-SOFTWARE_DEV, SEV_SNP, TDX = "software-dev", "sev-snp", "tdx"
+SOFTWARE_DEV, SEV_SNP, TDX, NVIDIA = "software-dev", "sev-snp", "tdx", "nvidia"
 MAX_LIFETIME_S = 300
 _NONCE = re.compile(r"[0-9a-f]{64}")
 Evidence = TypeVar("Evidence", contravariant=True)
@@ -31,10 +31,10 @@ class Profile:
     debug: bool
 
 
-# A provider is one line here and one file in `providers/`.
-PROFILES = {SOFTWARE_DEV: Profile(hardware_rooted=False, debug=True),
-            SEV_SNP: Profile(hardware_rooted=True, debug=False),
-            TDX: Profile(hardware_rooted=True, debug=False)}  # fmt: skip
+# A provider is a label here and a file in `providers/`; a GPU is none but beside a processor.
+_SOFT, _HARD = (Profile(hardware_rooted=hard, debug=not hard) for hard in (False, True))
+PROFILES = {SOFTWARE_DEV: _SOFT, SEV_SNP: _HARD, TDX: _HARD,
+            f"{SEV_SNP}+{NVIDIA}": _HARD, f"{TDX}+{NVIDIA}": _HARD}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

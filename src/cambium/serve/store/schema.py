@@ -290,13 +290,26 @@ class Audit(Table):
     proposal: Mapped[str | None]
 
 
-class AuditNode(Table):
-    """Roots of the log's perfect subtrees; level 0 are the leaves."""
+class _Node:
+    """Roots of a Merkle tree's perfect subtrees; level 0 are the leaves."""
 
-    __tablename__ = "audit_nodes"
     level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     hash: Mapped[bytes]
+
+
+class _Checkpoint:
+    """What is signed over a Merkle tree beside its size."""
+
+    root: Mapped[str]
+    key_id: Mapped[str]
+    signature: Mapped[str]
+
+
+class AuditNode(_Node, Table):
+    """Roots of the log's perfect subtrees; level 0 are the leaves."""
+
+    __tablename__ = "audit_nodes"
 
 
 class RequestLeaf(Table):
@@ -307,30 +320,21 @@ class RequestLeaf(Table):
     request_id: Mapped[str] = mapped_column(index=True)
 
 
-class RequestNode(Table):
+class RequestNode(_Node, Table):
     """Roots of the perfect subtrees of the requests' lane; level 0 are the leaves."""
 
     __tablename__ = "request_nodes"
-    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    hash: Mapped[bytes]
 
 
-class RequestCheckpoint(Table):
+class RequestCheckpoint(_Checkpoint, Table):
     """The latest signed checkpoint of the requests' lane: one row."""
 
     __tablename__ = "request_checkpoints"
     size: Mapped[int] = mapped_column(ForeignKey("request_leaves.seq"), primary_key=True)
-    root: Mapped[str]
-    key_id: Mapped[str]
-    signature: Mapped[str]
 
 
-class LatestCheckpoint(Table):
+class LatestCheckpoint(_Checkpoint, Table):
     """The latest signed checkpoint of the audit log: one row."""
 
     __tablename__ = "checkpoints"
     size: Mapped[int] = mapped_column(ForeignKey("audit.seq"), primary_key=True)
-    root: Mapped[str]
-    key_id: Mapped[str]
-    signature: Mapped[str]

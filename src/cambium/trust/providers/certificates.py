@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
 from cambium.core.errors import AttestationRefused
 from cambium.trust.attestation import require
@@ -18,6 +19,7 @@ from cambium.trust.attestation import require
 # What the reader of certificates raises for bytes that are none; most of it only when asked.
 UNREADABLE = (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm)
 _PSS = padding.PSS(padding.MGF1(hashes.SHA384()), hashes.SHA384().digest_size)
+_ECDSA = {"secp256r1": (hashes.SHA256(),), "secp384r1": (hashes.SHA384(), hashes.SHA256())}
 
 
 def read_der(*ders: bytes) -> list[x509.Certificate]:
@@ -30,6 +32,23 @@ def read_der(*ders: bytes) -> list[x509.Certificate]:
         return [x509.load_der_x509_certificate(der) for der in ders]
     except UNREADABLE as error:
         raise refused("a certificate cannot be read") from error
+
+
+def read_pem(pem: bytes, *, count: int) -> tuple[x509.Certificate, ...]:
+    """Returns the certificates of a chain; says nothing about who issued them.
+
+    Raises:
+        AttestationRefused: it holds others than `count`, or anything beside them.
+    """
+    try:
+        found = x509.load_pem_x509_certificates(pem.rstrip(b"\0"))
+    except UNREADABLE as error:
+        raise refused("a certificate cannot be read") from error
+    require(len(found) == count, f"the chain is not of {count} certificates")
+    # Base64 has several spellings for the same bytes, and texts may stand between them.
+    again = b"".join(c.public_bytes(serialization.Encoding.PEM) for c in found)
+    require(again.rstrip() == pem.rstrip(b"\0\r\n"), "the certificates are not strict PEM")
+    return tuple(found)
 
 
 def check_chain(chain: Sequence[x509.Certificate], *, root: str, now: int) -> None:
@@ -49,6 +68,20 @@ def check_chain(chain: Sequence[x509.Certificate], *, root: str, now: int) -> No
         first, last = (_field(child, f"not_valid_{w}_utc") for w in ("before", "after"))
         in_time = first <= today <= last
         require(in_time, "a certificate is not in its time")
+
+
+def need_authority(*certificates: x509.Certificate) -> None:
+    """Returns when each certificate may issue others.
+
+    Raises:
+        AttestationRefused: one may not, or does not say so.
+    """
+    for certificate in certificates:
+        try:
+            found = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+        except (x509.ExtensionNotFound, x509.DuplicateExtension, *UNREADABLE) as error:
+            raise refused("an issuer's certificate is none of an authority") from error
+        require(found.value.ca, "an issuer's certificate is none of an authority")
 
 
 def pin_of(certificate: x509.Certificate) -> str:
@@ -77,17 +110,41 @@ def extension_of(certificate: x509.Certificate, oid: str) -> bytes:
 
 
 def check_signed(key: object, signature: bytes, signed: bytes) -> None:
-    """Returns when an issuer signed: RSASSA-PSS with SHA-384, or ECDSA on P-256 with SHA-256.
+    """Returns when an issuer signed: RSASSA-PSS with SHA-384, or ECDSA on P-256 or P-384.
+
+    Intel signs with SHA-256; NVIDIA signs certificates with SHA-384, and lists with SHA-256.
 
     Raises:
         InvalidSignature: it did not, or has a key of another kind.
     """
     if isinstance(key, rsa.RSAPublicKey):
         key.verify(signature, signed, _PSS, hashes.SHA384())
-    elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
-        key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
-    else:
+        return
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        for algorithm in _ECDSA.get(key.curve.name, ()):
+            with suppress(InvalidSignature):
+                key.verify(signature, signed, ec.ECDSA(algorithm))
+                return
+    raise InvalidSignature
+
+
+def check_ecdsa(
+    key: object, signature: bytes, signed: bytes, *, curve: type[ec.EllipticCurve]
+) -> None:
+    """Returns when a processor signed; r and s stand one after the other, large end first.
+
+    Args:
+        curve: P-256, with SHA-256, or P-384, with SHA-384.
+
+    Raises:
+        InvalidSignature: it did not, or has a key of another kind.
+        ValueError: the signature's numbers cannot be ones.
+    """
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, curve):
         raise InvalidSignature
+    half = len(signature) // 2
+    r, s = (int.from_bytes(part, "big") for part in (signature[:half], signature[half:]))
+    key.verify(utils.encode_dss_signature(r, s), signed, ec.ECDSA(_ECDSA[key.curve.name][0]))
 
 
 def has_one_algorithm(whole: bytes, signed: bytes, signature: bytes) -> bool:

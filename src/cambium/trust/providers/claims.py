@@ -31,7 +31,7 @@ def read_claims(payload: bytes, names: Set[str]) -> dict[str, object]:
     return read
 
 
-def reported_claims(kind: str, *, nonce: str, session: str, measurement: str, now: int) -> bytes:
+def reported_claims(kind: str, nonce: str, *, session: str, measurement: str, now: int) -> bytes:
     """Returns claims whose hash a processor reports, as canonical JSON; they live for 300 s."""
     return canonical_json(
         {

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cryptography import x509
@@ -38,6 +39,8 @@ from cambium.trust.providers.tsm import TSM_REPORTS, tsm_report
 REPORT_BYTES = 0x4A0
 SIGNED_BYTES = 0x2A0
 CLAIMS_TYPE = "cambium/attestation-snp/v1"
+# Of nonce, session, measurement and now: the bytes that are vouched for.
+claims_payload = partial(reported_claims, CLAIMS_TYPE)
 _SCALAR = 72
 _ECDSA_P384_SHA384 = 1
 _VERSIONS = (2, 3, 5)
@@ -186,12 +189,6 @@ class SnpAttester:
         payload = claims_payload(nonce, session=self._session, measurement=measurement, now=now)
         report = tsm_report(hashlib.sha512(payload).digest(), self._reports)
         return SnpEvidence(report=report, payload=payload, **self._certificates)
-
-
-def claims_payload(nonce: str, *, session: str, measurement: str, now: int) -> bytes:
-    """Returns the claims that a report covers, as canonical JSON."""
-    return reported_claims(CLAIMS_TYPE, nonce=nonce, session=session, measurement=measurement,
-                           now=now)  # fmt: skip
 
 
 def _check_signature(report: bytes, vcek: x509.Certificate) -> None:

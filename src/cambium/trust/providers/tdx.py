@@ -16,15 +16,21 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from cambium.trust.attestation import TDX, Claims, require
-from cambium.trust.providers.certificates import check_chain, key_of, refused
+from cambium.trust.providers.certificates import (
+    check_chain,
+    check_ecdsa,
+    key_of,
+    need_authority,
+    refused,
+)
 from cambium.trust.providers.claims import read_reported, reported_claims
 from cambium.trust.providers.revocation_list import check_not_revoked
 from cambium.trust.providers.tdx_quote import Quote, read_quote
@@ -32,6 +38,8 @@ from cambium.trust.providers.tdx_tcb import Collateral, check_collateral, read_p
 from cambium.trust.providers.tsm import TSM_REPORTS, tsm_report
 
 CLAIMS_TYPE = "cambium/attestation-tdx/v1"
+# Of nonce, session, measurement and now: the bytes that are vouched for.
+tdx_claims = partial(reported_claims, CLAIMS_TYPE)
 # No page is taken away unnoticed; what Linux asks of a machine that is to trust its own memory.
 _SEPT_VE_DISABLE = 1 << 28
 # Protection keys, key locker, performance counters: they open nothing to the host.
@@ -103,7 +111,7 @@ class TdxVerifier:
         """Returns the processor's certificate, verified up to the pinned root, none revoked."""
         pck, middle, root = quote.chain
         check_chain(quote.chain, root=self.reference.root, now=self.now)
-        _need_authority(middle, root)
+        need_authority(middle, root)
         lists = ((self.collateral.root_crl, root, (middle, root)),
                  (self.collateral.pck_crl, middle, (pck,)))  # fmt: skip
         for der, issuer, issued in lists:
@@ -138,40 +146,17 @@ class TdxAttester:
         return TdxEvidence(quote=quote, payload=payload)
 
 
-def tdx_claims(nonce: str, *, session: str, measurement: str, now: int) -> bytes:
-    """Returns the claims that a quote covers, as canonical JSON."""
-    return reported_claims(CLAIMS_TYPE, nonce=nonce, session=session, measurement=measurement,
-                           now=now)  # fmt: skip
-
-
 def _check_signatures(quote: Quote, pck: x509.Certificate) -> None:
     """Checks quote by the enclave's key, that key by the enclave, the enclave by the processor."""
     try:
         point = b"\x04" + quote.attestation_key
         key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
-        _verify(key, quote.signature, quote.signed)
+        check_ecdsa(key, quote.signature, quote.signed, curve=ec.SECP256R1)
     except (InvalidSignature, ValueError) as error:
         raise refused("its key did not sign this quote") from error
     vouched = hashlib.sha256(quote.attestation_key + quote.qe_auth).digest() + bytes(32)
     require(quote.qe.report_data == vouched, "the enclave vouches for another key")
-    processor = key_of(pck)
-    if not isinstance(processor, ec.EllipticCurvePublicKey):
-        raise refused("the processor's key is of another kind")
     try:
-        _verify(processor, quote.qe_signature, quote.qe.raw)
+        check_ecdsa(key_of(pck), quote.qe_signature, quote.qe.raw, curve=ec.SECP256R1)
     except (InvalidSignature, ValueError) as error:
         raise refused("the processor did not sign the enclave's report") from error
-
-
-def _verify(key: ec.EllipticCurvePublicKey, raw: bytes, signed: bytes) -> None:
-    r, s = int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big")
-    key.verify(utils.encode_dss_signature(r, s), signed, ec.ECDSA(hashes.SHA256()))
-
-
-def _need_authority(*certificates: x509.Certificate) -> None:
-    for certificate in certificates:
-        try:
-            found = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
-        except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
-            raise refused("an issuer's certificate is none of an authority") from error
-        require(found.value.ca, "an issuer's certificate is none of an authority")

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from cambium.trust.attestation import require
-from cambium.trust.providers.certificates import UNREADABLE, refused
+from cambium.trust.providers.certificates import read_pem
+from cambium.trust.providers.fields import Reader, number
 
 HEADER_BYTES, BODY_BYTES, QE_BYTES = 48, 584, 384
 SIGNED_BYTES = HEADER_BYTES + BODY_BYTES
@@ -44,7 +44,7 @@ class QeReport:
     @property
     def product(self) -> tuple[int, int]:
         """Returns product id and security version."""
-        return _number(self.raw[256:258]), _number(self.raw[258:260])
+        return number(self.raw[256:258]), number(self.raw[258:260])
 
     @property
     def report_data(self) -> bytes:
@@ -79,54 +79,35 @@ class Quote:
     chain: tuple[x509.Certificate, x509.Certificate, x509.Certificate]
 
 
-class _Reader:
-    """Takes one field after another."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self._at = data, 0
-
-    def take(self, size: int) -> bytes:
-        found = self.data[self._at : self._at + size]
-        require(len(found) == size, "the quote is cut off")
-        self._at += size
-        return found
-
-    def number(self, size: int) -> int:
-        return _number(self.take(size))
-
-    def end(self) -> None:
-        require(self._at == len(self.data), "the quote is longer than it says")
-
-
 def read_quote(data: bytes) -> Quote:
     """Returns the fields of a quote of version 4 of a TDX machine.
 
     Raises:
         AttestationRefused: it is something else, or holds what this does not know.
     """
-    whole = _Reader(data)
+    whole = Reader(data)
     signed = whole.take(SIGNED_BYTES)
     header, body = signed[:HEADER_BYTES], signed[HEADER_BYTES:]
-    kind = (_number(header[0:2]), _number(header[2:4]), _number(header[4:8]))
+    kind = (number(header[0:2]), number(header[2:4]), number(header[4:8]))
     require(kind == (_VERSION, _ECDSA_P256, _TDX), "it is no quote of this version")
     require(header[12:28] == _INTEL, "another maker's enclave quotes")
-    rest = _Reader(whole.take(whole.number(4)))
+    rest = Reader(whole.take(whole.number(4)))
     # Linux hands out a buffer that is longer than the quote, with zeros at its end.
     require(not any(data[SIGNED_BYTES + 4 + len(rest.data) :]), "there is more than the quote")
     signature, key = rest.take(64), rest.take(64)
     require(rest.number(2) == _QE_REPORT, "the enclave's report is missing")
-    certified = _Reader(rest.take(rest.number(4)))
+    certified = Reader(rest.take(rest.number(4)))
     rest.end()
     qe, qe_signature = QeReport(raw=certified.take(QE_BYTES)), certified.take(64)
     auth = certified.take(certified.number(2))
     require(certified.number(2) == _PCK_CHAIN, "the processor's certificates are missing")
-    chain = _read_chain(certified.take(certified.number(4)))
+    pck, middle, root = read_pem(certified.take(certified.number(4)), count=3)
     certified.end()
     return Quote(
         signed=signed,
         tcb=body[:16],
         module=(body[16:64].hex(), body[64:112].hex(), body[112:120].hex()),
-        attributes=_number(body[120:128]),
+        attributes=number(body[120:128]),
         mrtd=body[136:184].hex(),
         rtmrs=(body[328:376].hex(), body[376:424].hex(), body[424:472].hex(), body[472:520].hex()),
         report_data=body[520:584],
@@ -135,21 +116,5 @@ def read_quote(data: bytes) -> Quote:
         qe=qe,
         qe_signature=qe_signature,
         qe_auth=auth,
-        chain=chain,
+        chain=(pck, middle, root),
     )
-
-
-def _read_chain(pem: bytes) -> tuple[x509.Certificate, x509.Certificate, x509.Certificate]:
-    try:
-        found = x509.load_pem_x509_certificates(pem.rstrip(b"\0"))
-    except UNREADABLE as error:
-        raise refused("a certificate cannot be read") from error
-    require(len(found) == 3, "the chain is not of three certificates")
-    # Base64 has several spellings for the same bytes, and texts may stand between them.
-    again = b"".join(c.public_bytes(serialization.Encoding.PEM) for c in found)
-    require(again.rstrip() == pem.rstrip(b"\0\r\n"), "the certificates are not strict PEM")
-    return found[0], found[1], found[2]
-
-
-def _number(raw: bytes) -> int:
-    return int.from_bytes(raw, "little")

@@ -15,13 +15,13 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import utils
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from cambium.trust.attestation import require
 from cambium.trust.providers.certificates import (
     UNREADABLE,
     check_chain,
-    check_signed,
+    check_ecdsa,
     extension_of,
     key_of,
     refused,
@@ -187,9 +187,8 @@ def _opened(data: bytes, name: str, signer: x509.Certificate, *, now: int) -> Ob
     if found is None or found[1].decode() != name:
         raise refused(f"the collateral holds no signed {name}")
     raw = bytes.fromhex(found[3].decode())
-    r, s = int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big")
     try:
-        check_signed(key_of(signer), utils.encode_dss_signature(r, s), found[2])
+        check_ecdsa(key_of(signer), raw, found[2], curve=ec.SECP256R1)
         said: Object = json.loads(found[2])
         first, last = (_time(said[n]) for n in ("issueDate", "nextUpdate"))
     except InvalidSignature as error:

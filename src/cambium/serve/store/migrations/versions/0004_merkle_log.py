@@ -12,13 +12,12 @@ import json
 import sqlalchemy as sa
 from alembic import op
 
+from cambium.serve.store.migrations.tree_tables import create_checkpoints, create_nodes
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
 depends_on = None
-
-# Milliseconds since 1970 are beyond 32 bits; in SQLite only INTEGER counts a key up by itself.
-_WHOLE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
@@ -26,20 +25,8 @@ def upgrade() -> None:
     op.drop_table("heads")
     with op.batch_alter_table("audit") as table:
         table.drop_column("prev")
-    nodes = op.create_table(
-        "audit_nodes",
-        sa.Column("level", _WHOLE, nullable=False),
-        sa.Column("position", _WHOLE, nullable=False),
-        sa.Column("hash", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("level", "position", name="pk_audit_nodes"),
-    )
-    op.create_table(
-        "checkpoints",
-        sa.Column("size", _WHOLE, nullable=False),
-        *(sa.Column(name, sa.Text(), nullable=False) for name in ("root", "key_id", "signature")),
-        sa.ForeignKeyConstraint(["size"], ["audit.seq"], name="fk_checkpoints_size"),
-        sa.PrimaryKeyConstraint("size", name="pk_checkpoints"),
-    )
+    nodes = create_nodes("audit_nodes")
+    create_checkpoints("checkpoints", over="audit.seq")
     _hash_again(nodes)
 
 
