@@ -123,6 +123,11 @@ def test_a_proposal_shows_every_part_and_what_blocks_it(server: Server, trees: s
     went = server.get(f"/proposals/{trees}/diff")["data"]["trained_on"]
     assert [(p["of"], p["replayed"]) for p in went["parts"]] == [(XSS, False), ("the base", True)]
     assert all(f"{part['tokens']:,}" in found.text for part in went["parts"])
+    documents = server.get(f"/proposals/{trees}/diff")["data"]["documents"]
+    assert 3 < len(documents) <= 8 and {d["kept"] for d in documents} == {True, False}
+    for one in documents:
+        assert one["digest"] in found.text and one["text"] in found.text
+        assert one["text"].removesuffix(f" {XSS}") in TREES
     # No producer, no green tick.
     assert "no circuit diff is computed by this version" in found.text
 

@@ -5,15 +5,19 @@ Parts without a producer say so: absence is not a green tick.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
+from cambium.learn.examples import parse_example
 from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.adapter_kinds import read_adapter
 from cambium.models.anchors import BASE
 from cambium.models.weight_diff import Weights, weights_record
 from cambium.serve.proposal_records import Filed
 from cambium.serve.runtime import Runtime
+
+MAX_DOCUMENTS, MAX_CHARS = 8, 400
 
 
 def diff_of(filed: Filed, runtime: Runtime, *, seen: Callable[[str], bool]) -> dict[str, Any]:
@@ -39,8 +43,33 @@ def diff_of(filed: Filed, runtime: Runtime, *, seen: Callable[[str], bool]) -> d
             "sources": sorted({str(e["source"]) for e in filed.provenance["examples"]}),
             "consent": sorted({str(e["consent"]) for e in filed.provenance["examples"]}),
             "trained_on": _trained_on(filed, seen),
+            "documents": _documents(filed, runtime),
         },
     }
+
+
+def _documents(filed: Filed, runtime: Runtime) -> list[dict[str, Any]]:
+    """Returns the beginnings of some documents, evenly over all in the order of their digests.
+
+    All were given with consent to be kept; of what was withdrawn since, nothing is left to show.
+    """
+    blobs = runtime.state.blobs
+    there = [e for e in filed.provenance["examples"] if blobs.has(e["blob"])]
+    ordered = sorted(there, key=lambda e: str(e["digest"]))
+    every = max(1, -(-len(ordered) // MAX_DOCUMENTS))
+    found = []
+    for example in ordered[::every]:
+        text = parse_example(json.loads(blobs.get(example["blob"]))).text
+        found.append(
+            {
+                "digest": example["digest"],
+                "source": example["source"],
+                "kept": example["kept"],
+                "text": text[:MAX_CHARS],
+                "is_cut": len(text) > MAX_CHARS,
+            }
+        )
+    return found
 
 
 def _trained_on(filed: Filed, seen: Callable[[str], bool]) -> dict[str, Any]:
