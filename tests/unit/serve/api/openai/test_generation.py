@@ -24,7 +24,7 @@ class BrokenEngine:
     def submit(self, request: GenerationRequest, on_event: Callable[[TokenEvent], None]) -> Ticket:
         if len(self.tickets) == self.room:
             raise DataError("no room")
-        ticket = Ticket(request=request, on_event=on_event, generator=None)  # type: ignore[arg-type]
+        ticket = Ticket(request=request, read=(), on_event=on_event, generator=None)  # type: ignore[arg-type]
         self.tickets.append(ticket)
         on_event(TokenEvent(token_id=300))
         on_event(TokenEvent(finish="error", error=RuntimeError("secret shape")))
