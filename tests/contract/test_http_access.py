@@ -64,8 +64,7 @@ class House:
 
     def settle(self, proposal: str) -> None:
         deadline = time.monotonic() + WAIT_S
-        assert self.server.get("/readyz")["jobs"] == []
-        while self.server.get("/readyz")["num_jobs"]:
+        while self.server.runtime.jobs.pending:
             assert time.monotonic() < deadline, proposal
             time.sleep(0.02)
 
@@ -135,6 +134,8 @@ def test_whoever_watches_needs_no_token(house: House) -> None:
         assert ("GET", path) in OPEN
         assert house.ask(None, "GET", path).status_code == 200
         assert house.ask(None, "POST", path, content=b"x" * 1000).status_code == 401
+    # Whether it serves, and why not: neither what, nor how much there is to do.
+    assert house.ask(None, "GET", "/readyz").json() == {"status": "ready", "why": None}
 
 
 def test_what_is_open_takes_no_more_than_a_form(house: House) -> None:

@@ -71,6 +71,12 @@ def test_what_is_taken_out_of_service_answers_nobody(
     assert [r["quarantined"] for r in server.get("/revisions")["revisions"]] == [False, True, False]
     for refused in (server.rollback(2), roll_back_alone(server, 2)):
         assert (refused.status_code, refused.json()["code"]) == (409, "illegal_transition")
+    # Nor is a signature kept that could never be used.
+    target = server.get("/revisions")["revisions"][1]["digest"]
+    one = sign_act(server.people.approvers[0], server.act(Action.ROLLBACK, target))
+    refused = server.http.post("/signatures", json=signature_to_json(one))
+    assert (refused.status_code, refused.json()["code"]) == (409, "illegal_transition")
+    assert server.get("/signatures")["signatures"] == []
     for model in (name, "above"):
         refused = server.ask(model, domain="trees")
         assert refused.json()["error"]["code"] == "adapter_quarantined", refused.text

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cambium.core.canonical import canonical_json
-from cambium.core.errors import DigestMismatch
+from cambium.core.errors import DigestMismatch, IllegalTransition
 from cambium.core.nouns import Action, Signature
 from cambium.serve.approvers import need_approver, standing_approvers
 from cambium.serve.kill_switch import KillSwitch
+from cambium.serve.quarantined import quarantined
 from cambium.serve.rules import Rules
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
@@ -47,6 +48,7 @@ class WaitingSignatures:
             PolicyMissing, KeyUnknown, SignatureInvalid, ReplayDetected, Expired: it would not
                 count.
             DigestMismatch: it is for no earlier revision and no kill that stands.
+            IllegalTransition: the revision holds what is in quarantine.
         """
         policy = self._rules.need()
         act = signature.act
@@ -55,6 +57,7 @@ class WaitingSignatures:
             if act.target not in self._targets(act.action, tx):
                 raise DigestMismatch("the signature is for no rollback and no revival that can be",
                                      mend="sign what /line or /stop shows now")  # fmt: skip
+            _refuse_barred(act.target, tx)
             expected = Expectation(action=act.action, target=act.target, policy=policy.digest,
                                    state_version=tx.state_version())  # fmt: skip
             check_act(signature, public_key=approver.public, expected=expected, now=self._now_s())
@@ -108,6 +111,16 @@ class WaitingSignatures:
 
     def _now_s(self) -> int:
         return self._now_ms() // 1000
+
+
+def _refuse_barred(target: str, tx: Transaction) -> None:
+    """Refuses as the rollback itself would, before others sign what can never be done."""
+    barred = quarantined(tx)
+    for row in tx.list_revisions():
+        manifest: dict[str, Any] = row.manifest
+        if row.digest == target and any(e["digest"] in barred for e in manifest["bank"].values()):
+            raise IllegalTransition("it would serve an adapter that is in quarantine",
+                                    mend="name a revision without it")  # fmt: skip
 
 
 def _place(signature: Signature) -> tuple[str, str, str]:

@@ -148,16 +148,17 @@ def _add_watching(routes: APIRouter, runtime: Runtime) -> None:
     async def readyz(response: Response) -> dict[str, Any]:
         killed, why = runtime.kill.killed is not None, runtime.deciding.why_not_current()
         response.status_code = 503 if killed or why else 200
-        return {
-            "status": "killed" if killed else "not current" if why else "ready",
-            "why": why or None,
-            "revision": runtime.revision,
-            "base": runtime.base.digest,
-            "policy": runtime.policy.digest if runtime.policy else None,
-            # Ids of proposals are not for everybody who finds the port.
-            "jobs": [] if why or runtime.tokens.demanded else list(runtime.jobs.pending),
-            "num_jobs": len(runtime.jobs.pending),
-        }
+        status = "killed" if killed else "not current" if why else "ready"
+        told: dict[str, Any] = {"status": status, "why": why or None}
+        # What is served and what waits are not for everybody who finds the port.
+        if not runtime.tokens.demanded:
+            told |= {
+                "revision": runtime.revision,
+                "base": runtime.base.digest,
+                "policy": runtime.policy.digest if runtime.policy else None,
+                "jobs": [] if why else list(runtime.jobs.pending),
+            }
+        return told
 
     @routes.get("/metrics")
     async def metrics() -> PlainTextResponse:
