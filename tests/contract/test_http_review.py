@@ -150,6 +150,16 @@ def test_a_proof_of_nothing_is_refused(server: Server, query: str) -> None:
     assert 400 <= refused.status_code < 500 and refused.json()["code"]
 
 
+def test_withdrawn_documents_cannot_be_read_any_more(server: Server, trees: str) -> None:
+    """At once, though what the proposal names lies on disk until the next sweep."""
+    documents = server.get(f"/proposals/{trees}/diff")["data"]["documents"]
+    assert documents
+    assert server.http.delete("/adapters/trees/examples").json()["forgotten"] == len(TREES)
+    blobs = {e["blob"] for e in server.get(f"/proposals/{trees}")["provenance"]["examples"]}
+    assert all(server.runtime.state.blobs.has(blob) for blob in blobs)
+    assert server.get(f"/proposals/{trees}/diff")["data"]["documents"] == []
+
+
 def _still(views: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {**view, "progress": {"stage": "waiting", "share": 0.0, "loss": None}} for view in views

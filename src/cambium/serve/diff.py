@@ -5,15 +5,14 @@ Parts without a producer say so: absence is not a green tick.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
-from cambium.learn.examples import parse_example
 from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.adapter_kinds import read_adapter
 from cambium.models.anchors import BASE
 from cambium.models.weight_diff import Weights, weights_record
+from cambium.serve.lessons import kept_example
 from cambium.serve.proposal_records import Filed
 from cambium.serve.runtime import Runtime
 
@@ -51,15 +50,16 @@ def diff_of(filed: Filed, runtime: Runtime, *, seen: Callable[[str], bool]) -> d
 def _documents(filed: Filed, runtime: Runtime) -> list[dict[str, Any]]:
     """Returns the beginnings of some documents, evenly over all in the order of their digests.
 
-    All were given with consent to be kept; of what was withdrawn since, nothing is left to show.
+    Only of those whose consent still stands: what was withdrawn stays on disk until the sweep.
     """
-    blobs = runtime.state.blobs
-    there = [e for e in filed.provenance["examples"] if blobs.has(e["blob"])]
+    with runtime.state.read() as tx:
+        standing = {e.digest: e.blob for e in tx.list_examples(filed.proposal.adapter_name)}
+    there = [e for e in filed.provenance["examples"] if e["digest"] in standing]
     ordered = sorted(there, key=lambda e: str(e["digest"]))
     every = max(1, -(-len(ordered) // MAX_DOCUMENTS))
     found = []
     for example in ordered[::every]:
-        text = parse_example(json.loads(blobs.get(example["blob"]))).text
+        text = kept_example(runtime.state, standing, example["digest"]).text
         found.append(
             {
                 "digest": example["digest"],
