@@ -6,11 +6,15 @@ Shape letters: R rank, I inputs of a linear layer, O its outputs, P virtual toke
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 
+from cambium.core.errors import DataError
 from cambium.models.adapter_bytes import AdapterBytes
 
 
@@ -77,3 +81,35 @@ def virtual_tokens(adapters: Sequence[Adapter]) -> list[int]:
     positions, masks and kept keys need no case of their own.
     """
     return [-1 - i for i in range(sum(one.num_virtual for one in adapters))]
+
+
+def read_fields(config: bytes) -> dict[str, Any]:
+    """Returns what `adapter_config.json` holds; nothing of it is checked yet.
+
+    Raises:
+        DataError: it is not a JSON object.
+    """
+    try:
+        fields: Any = json.loads(config)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            "adapter_config.json is not JSON", mend="send it as PEFT writes it"
+        ) from error
+    if not isinstance(fields, dict):
+        raise DataError("adapter_config.json is no object", mend="send it as PEFT writes it")
+    return fields
+
+
+def read_tensors(weights: bytes) -> dict[str, Tensor]:
+    """Returns what `adapter_model.safetensors` holds; nothing of it is checked yet.
+
+    Raises:
+        DataError: it is not safetensors.
+    """
+    try:
+        return load(weights)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise DataError(
+            f"adapter weights are not safetensors: {error}",
+            mend="send adapter_model.safetensors as PEFT writes it",
+        ) from error

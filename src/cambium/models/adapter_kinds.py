@@ -5,7 +5,6 @@ A new kind is a file that holds an `Adapter` and one line in `KINDS`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from cambium.core.errors import DataError
 from cambium.models import lora, soft_prompt
-from cambium.models.adapter import Adapter
+from cambium.models.adapter import Adapter, read_fields
 from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.adapter_stack import AdapterStack
 from cambium.models.base import BaseModel
@@ -78,13 +77,7 @@ def read_adapter(data: AdapterBytes, base: BaseModel) -> Adapter:
     Raises:
         DataError: of no kind that is offered, or not what its kind asks for.
     """
-    try:
-        raw: Any = json.loads(data.config)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            "adapter_config.json is not JSON", mend="send it as PEFT writes it"
-        ) from error
-    said = raw.get("peft_type") if isinstance(raw, dict) else None
+    said = read_fields(data.config).get("peft_type")
     for kind in KINDS.values():
         if kind.peft_type == said:
             return kind.read(data, base)

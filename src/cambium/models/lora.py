@@ -5,19 +5,17 @@ Shape letters: R rank, I inputs of a linear layer, O its outputs.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import DataError
-from cambium.models.adapter import Adapter
+from cambium.models.adapter import Adapter, read_fields, read_tensors
 from cambium.models.adapter_bytes import AdapterBytes
 
 ALL_LINEAR = "all-linear"
@@ -190,13 +188,7 @@ def from_bytes(data: AdapterBytes, sites: Mapping[str, LinearSite]) -> Lora:
             shapes, or numbers that are not finite.
     """
     config = read_config(data.config)
-    try:
-        tensors = load(data.weights)
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise DataError(
-            f"adapter weights are not safetensors: {error}",
-            mend="send adapter_model.safetensors as PEFT writes it",
-        ) from error
+    tensors = read_tensors(data.weights)
     a: dict[str, Tensor] = {}
     b: dict[str, Tensor] = {}
     for key in sorted(tensors):
@@ -256,13 +248,8 @@ def read_config(data: bytes) -> LoraConfig:
     Raises:
         DataError: it is not JSON, not of a LoRA, or of one that computes something else.
     """
-    try:
-        raw = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            "adapter_config.json is not JSON", mend="send it as PEFT writes it"
-        ) from error
-    if not isinstance(raw, dict) or raw.get("peft_type") != "LORA":
+    raw = read_fields(data)
+    if raw.get("peft_type") != "LORA":
         raise DataError("adapter_config.json is not of a LoRA", mend="send it as PEFT writes it")
     odd = sorted(k for k in _OTHER_FUNCTIONS if raw.get(k) not in (None, False, "none", {}, []))
     if raw.get("init_lora_weights", True) not in _PLAIN_STARTS:

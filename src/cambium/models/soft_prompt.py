@@ -7,18 +7,17 @@ Shape letters: P virtual tokens, D d_model, B rows, T positions.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import DataError
+from cambium.models.adapter import read_fields, read_tensors
 from cambium.models.adapter_bytes import AdapterBytes
 
 MAX_VIRTUAL = 128
@@ -119,13 +118,7 @@ def from_bytes(data: AdapterBytes, model: nn.Module) -> SoftPrompt:
         DataError: not plain PEFT prompt tuning, another shape, or numbers that are not finite.
     """
     config = read_config(data.config)
-    try:
-        tensors = load(data.weights)
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise DataError(
-            f"adapter weights are not safetensors: {error}",
-            mend="send adapter_model.safetensors as PEFT writes it",
-        ) from error
+    tensors = read_tensors(data.weights)
     shape = (config.num_virtual_tokens, _words(model).shape[1])
     if list(tensors) != [_KEY] or tuple(tensors[_KEY].shape) != shape:
         found = {key[:80]: tuple(t.shape) for key, t in sorted(tensors.items())[:4]}
@@ -143,13 +136,8 @@ def read_config(data: bytes) -> SoftPromptConfig:
     Raises:
         DataError: it is not JSON, not of prompt tuning, or not of a causal model's one stack.
     """
-    try:
-        raw: Any = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            "adapter_config.json is not JSON", mend="send it as PEFT writes it"
-        ) from error
-    if not isinstance(raw, dict) or raw.get("peft_type") != PEFT_TYPE:
+    raw = read_fields(data)
+    if raw.get("peft_type") != PEFT_TYPE:
         raise DataError(
             "adapter_config.json is not of a soft prompt", mend="send it as PEFT writes it"
         )
