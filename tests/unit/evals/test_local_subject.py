@@ -85,16 +85,17 @@ def test_a_beginning_that_many_share_is_computed_once(
     shots = tuple(range(100, 160))
     sequences = [Scored(inputs=(*shots, k, k + 1), targets=(5,)) for k in range(200, 400)]
     read = []
-    llama.model.base_model.register_forward_pre_hook(
+    # The model is shared by all tests of this process: the hook leaves with the block.
+    with llama.model.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
-    )
-    score_sequences(llama, sequences)
-    shared = sum(read)
-    read.clear()
-    monkeypatch.setattr(token_trees, "KEPT_TOKENS", 10**6)
-    monkeypatch.setattr(token_trees, "ROW_TOKENS", 1)
-    monkeypatch.setattr(llama, "context", 1)
-    score_sequences(llama, sequences)
+    ):
+        score_sequences(llama, sequences)
+        shared = sum(read)
+        read.clear()
+        monkeypatch.setattr(token_trees, "KEPT_TOKENS", 10**6)
+        monkeypatch.setattr(token_trees, "ROW_TOKENS", 1)
+        monkeypatch.setattr(llama, "context", 1)
+        score_sequences(llama, sequences)
     assert shared < 2 * (60 + 2 * len(sequences))
     assert sum(read) > 10 * shared
 
