@@ -33,6 +33,8 @@ TEXT_VARIANTS: dict[str, dict[str, Any]] = {
     "replay": {"replay": 1.0, "distill_weight": 0.0},
     "replay + lwf": {"replay": 1.0, "distill_weight": 1.0},
     "all": {"replay": 1.0, "distill_weight": 1.0, "ewc_strength": 1.0, "si_strength": 1.0},
+    "plain, no adapters": {"replay": 0.0, "adapters": False},
+    "replay, no adapters": {"replay": 1.0, "adapters": False},
 }
 _NO_REPLAY = {"buffer_per_class": 0, "separate": False}
 CLASS_VARIANTS: dict[str, dict[str, Any]] = {
@@ -133,6 +135,8 @@ def _measure(
 ) -> dict[str, float]:
     if stream == "text":
         config = replace(recipe.text, seed=seed, **TEXT_VARIANTS[variant])
+        if not config.adapters:
+            config = replace(config, lr=recipe.full_lr)
         found = text_stream.run(model, config, lambda _: None)
         return {"rise_percent": found.rise_percent(), "gain_percent": found.gain_percent(),
                 "forward_transfer_percent": found.forward_transfer_percent()}  # fmt: skip

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 
 from cambium.core.canonical import digest_json
 from cambium.learn.examples import Window, cut_windows
-from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
+from cambium.learn.lesson import LearnConfig, Learner, Lesson
 from cambium.learn.online import learn
 from cambium.learn.rehearsal import Rehearsal
 from cambium.learn.replay_buffer import BufferConfig, ReplayBuffer, ReplayRow
@@ -25,8 +26,13 @@ from cambium.models.lora import Lora, LoraConfig, fresh_lora
 from cambium.models.scoring import score
 from cambium.models.training_model import TrainingModel
 from cambium.recipes.data import read_lines
+from cambium.recipes.whole_base import WholeBase
 
 DOMAINS = ("law", "recipes", "chess", "medicine", "dialogue", "finance", "french")
+# Of one call to learn.
+STEPS = 8
+# An old window and the importance weight that its draw gave it.
+_Weighted = tuple[Window, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,8 @@ class TextStreamConfig:
             replayed texts or, without replay, on the new ones.
         decay: the rate falls from call to call within a domain, as in consolidation.
         replay: 0 is off; otherwise the weight of the loss of learning old windows again.
+        adapters: off, every weight of a copy of the base learns in their place; then without a
+            teacher and penalties, which are of adapters here.
     """
 
     domains: tuple[str, ...] = DOMAINS
@@ -55,6 +63,7 @@ class TextStreamConfig:
     ewc_strength: float = 0.0
     si_strength: float = 0.0
     decay: bool = True
+    adapters: bool = True
     buffer: BufferConfig = field(default_factory=lambda: BufferConfig(max_tokens=200_000))
 
 
@@ -92,82 +101,121 @@ class TextStreamResult:
         return 100 * sum(1 - before / base for base, before in own) / len(own)
 
 
+class _Pupil(Protocol):
+    """What goes through the stream."""
+
+    def begin(self) -> None:
+        """Takes what it is now as what it was before the next domain."""
+        ...
+
+    def learn(self, new: Sequence[Window], old: Sequence[_Weighted], *, rate: float) -> float:
+        """Takes a call's eight steps; returns their mean loss on the new windows."""
+        ...
+
+    def losses(self, held: Mapping[str, Sequence[Window]]) -> list[float]:
+        """Returns the loss on each domain's held-out windows, in nats per token."""
+        ...
+
+
 def run(
     model: TrainingModel, config: TextStreamConfig, say: Callable[[str], None]
 ) -> TextStreamResult:
     """Learns the domains in order and measures all of them after each."""
-    base = model.base
-    texts = {name: _windows(base, name, config) for name in config.domains}
+    texts = {name: _windows(model.base, name, config) for name in config.domains}
     held = {name: both[1] for name, both in texts.items()}
-    losses = [_losses(base, held, ())]
-    learner = Learner(lora=fresh_lora(LoraConfig(r=config.r, lora_alpha=2 * config.r),
-                                      base.sites, seed=config.seed))  # fmt: skip
+    pupil: _Pupil = _Adapter(model, config) if config.adapters else _Whole(model.base, config)
+    losses = [pupil.losses(held)]
     buffer = ReplayBuffer(config=replace(config.buffer, seed=config.seed))
     kept: dict[str, Window] = {}
     for k, name in enumerate(config.domains):
-        learner = replace(learner, teacher=learner.lora if k else None)
+        pupil.begin()
         for call in range(config.calls):
-            size = 8 * config.windows_per_step
+            size = STEPS * config.windows_per_step
             new = texts[name][0][call * size : (call + 1) * size]
-            rehearsal = _rehearsal(buffer, kept, new, config=config, seed=100 * k + call)
-            done = _learn(model, learner, new, config=config, rehearsal=rehearsal, call=call)
-            learner = replace(learner, lora=done.lora, optimizer=done.optimizer)
-            loss = sum(done.losses) / len(done.losses)
+            old: list[_Weighted] = []
+            if buffer.rows and config.replay:
+                drawn = buffer.draw(size, seed=100 * k + call)
+                old = [(kept[row.key], weight) for row, weight in drawn]
+            left = (1 + math.cos(math.pi * call / config.calls)) / 2 if config.decay else 1.0
+            loss = pupil.learn(new, old, rate=max(left, 0.05))
             for window in new:
                 row = _row(window, name, loss)
                 if buffer.admit(row):
                     kept[row.key] = window
-        losses.append(_losses(base, held, (learner.lora,)))
+        losses.append(pupil.losses(held))
         say(f"{name}: " + " ".join(f"{x:.3f}" for x in losses[-1]))
     return TextStreamResult(domains=config.domains, losses=losses)
 
 
-def _learn(
-    model: TrainingModel,
-    learner: Learner,
-    new: Sequence[Window],
-    *,
-    config: TextStreamConfig,
-    rehearsal: Rehearsal | None,
-    call: int,
-) -> LearnResult:
-    left = (1 + math.cos(math.pi * call / config.calls)) / 2 if config.decay else 1.0
-    lesson = Lesson(
-        learner=learner,
-        windows=new,
-        config=LearnConfig(
-            lr=config.lr * max(left, 0.05),
-            tokens_per_step=config.windows_per_step * (config.window + 1),
-            ewc_strength=config.ewc_strength,
-            si_strength=config.si_strength,
-            ends_task=call + 1 == config.calls,
-        ),
-        rehearsal=rehearsal,
-    )
-    return learn(model, lesson)
+class _Adapter:
+    """One adapter on the frozen base."""
+
+    def __init__(self, model: TrainingModel, config: TextStreamConfig) -> None:
+        self._model, self._config = model, config
+        shape = LoraConfig(r=config.r, lora_alpha=2 * config.r)
+        self._learner = Learner(lora=fresh_lora(shape, model.base.sites, seed=config.seed))
+        self._calls = 0
+
+    def begin(self) -> None:
+        teacher = self._learner.lora if self._calls else None
+        self._learner = replace(self._learner, teacher=teacher)
+
+    def learn(self, new: Sequence[Window], old: Sequence[_Weighted], *, rate: float) -> float:
+        config, is_first = self._config, not self._calls
+        self._calls += 1
+        lesson = Lesson(
+            learner=self._learner,
+            windows=new,
+            config=LearnConfig(
+                lr=config.lr * rate,
+                tokens_per_step=config.windows_per_step * (config.window + 1),
+                ewc_strength=config.ewc_strength,
+                si_strength=config.si_strength,
+                ends_task=self._calls % config.calls == 0,
+            ),
+            rehearsal=None if is_first else self._rehearsal(new, old),
+        )
+        done = learn(self._model, lesson)
+        self._learner = replace(self._learner, lora=done.lora, optimizer=done.optimizer)
+        return sum(done.losses) / len(done.losses)
+
+    def losses(self, held: Mapping[str, Sequence[Window]]) -> list[float]:
+        return _losses(self._model.base, held, (self._learner.lora,))
+
+    def _rehearsal(self, new: Sequence[Window], old: Sequence[_Weighted]) -> Rehearsal | None:
+        config = self._config
+        if not (config.replay or config.distill_weight):
+            return None
+        # Without a buffer the teacher can only speak of the new texts.
+        old = old or [(window, 1.0) for window in new]
+        per_step = config.windows_per_step
+        return Rehearsal(
+            steps=[old[at : at + per_step] for at in range(0, len(old), per_step)],
+            task_weight=config.replay,
+            distill_weight=config.distill_weight,
+        )
 
 
-def _rehearsal(
-    buffer: ReplayBuffer,
-    kept: dict[str, Window],
-    new: Sequence[Window],
-    *,
-    config: TextStreamConfig,
-    seed: int,
-) -> Rehearsal | None:
-    if not buffer.rows or not (config.replay or config.distill_weight):
-        return None
-    if config.replay:
-        drawn = buffer.draw(8 * config.windows_per_step, seed=seed)
-        old = [(kept[row.key], weight) for row, weight in drawn]
-    else:  # without a buffer the teacher can only speak of the new texts
-        old = [(window, 1.0) for window in new]
-    per_step = config.windows_per_step
-    return Rehearsal(
-        steps=[old[at : at + per_step] for at in range(0, len(old), per_step)],
-        task_weight=config.replay,
-        distill_weight=config.distill_weight,
-    )
+class _Whole:
+    """Every weight of a copy of the base."""
+
+    def __init__(self, base: BaseModel, config: TextStreamConfig) -> None:
+        self._whole = WholeBase(base, lr=config.lr)
+        self._config = config
+
+    def begin(self) -> None:
+        """Does nothing: there is no teacher."""
+
+    def learn(self, new: Sequence[Window], old: Sequence[_Weighted], *, rate: float) -> float:
+        size, losses = self._config.windows_per_step, list[float]()
+        for at in range(0, len(new), size):
+            told = [(window, 1.0) for window in new[at : at + size]]
+            again = [(window, w * self._config.replay) for window, w in old[at : at + size]]
+            losses.append(self._whole.step(told, again, rate=rate))
+        return sum(losses) / len(losses)
+
+    def losses(self, held: Mapping[str, Sequence[Window]]) -> list[float]:
+        return _losses(self._whole.base, held, ())
 
 
 def _row(window: Window, source: str, loss: float) -> ReplayRow:
@@ -188,7 +236,7 @@ def _windows(
     """Returns windows to learn and windows of other documents to measure."""
     documents = [line["text"] for line in read_lines(f"text/domain_{name}.jsonl.gz")]
     random.Random(f"{config.seed} {name}").shuffle(documents)
-    wanted = 8 * config.calls * config.windows_per_step
+    wanted = STEPS * config.calls * config.windows_per_step
     sides: list[list[Window]] = [[], []]
     for i, document in enumerate(documents):
         side = sides[1 if i % 5 == 0 else 0]
@@ -200,7 +248,7 @@ def _windows(
 
 
 def _losses(
-    base: BaseModel, held: dict[str, list[Window]], adapters: tuple[Lora, ...]
+    base: BaseModel, held: Mapping[str, Sequence[Window]], adapters: tuple[Lora, ...]
 ) -> list[float]:
     found = []
     with torch.no_grad():
