@@ -122,3 +122,19 @@ def test_rollback_takes_it_out_and_brings_it_back(server: Server, merged: Any) -
     assert server.ask("stable", domain="trees").status_code == 404
     assert server.rollback(merged["revision"]).status_code == 200
     assert server.answer("stable", domain="trees") == soft
+
+
+def test_a_parent_of_another_kind_that_comes_first_ends_it(server: Server, merged: Any) -> None:
+    server.create("low")
+    server.teach("low", TREES)
+    server.create("soft")
+    server.teach("soft", PORT)
+    first = proposed(server, "low", "mixed", kind="lora")
+    second = proposed(server, "soft", "mixed", kind="soft_prompt")
+    assert {first["state"], second["state"]} == {"awaiting_approval"}, (first, second)
+    for person in (0, 1):
+        server.approve(first["id"], person)
+    server.post("/adapters/merge", proposal_id=first["id"])
+    found = server.settled(second["id"])
+    assert found["state"] == "failed", found
+    assert "a soft_prompt cannot begin from it" in found["reason"]
