@@ -94,7 +94,13 @@ def bench(
         report.parent.mkdir(parents=True, exist_ok=True)
     with progress() as shown:
         task = shown.add_task(name, total=None)
-        result = BENCHMARKS[name](lambda text: shown.update(task, description=text))
+
+        def say(text: str) -> None:
+            shown.update(task, description=text)
+            if not shown.console.is_terminal:  # a log has lines, and no bar
+                shown.console.print(text, markup=False, highlight=False)
+
+        result = BENCHMARKS[name](say)
     if report is not None:
         report.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print_rows(result["rows"], _BENCH_COLUMNS)

@@ -50,6 +50,7 @@ def test_a_benchmark_writes_its_report_where_asked(
     file = tmp_path / "new" / "small.json"
     ended = cambium("bench", "small", "--json", file)
     assert ended.status == 0
+    assert "half [way]" in ended.err
     assert "tokens/s" in ended.out
     assert '"metric": "m"' in file.read_text()
 
