@@ -132,6 +132,27 @@ def test_a_proposal_shows_every_part_and_what_blocks_it(server: Server, trees: s
     assert "no circuit diff is computed by this version" in found.text
 
 
+def test_pages_agree_on_how_near_an_adapter_came_to_harm(server: Server) -> None:
+    server.create("twice")
+    for steps in (8, 1):
+        server.teach("twice", TREES, steps=steps)
+    proposal = server.propose("twice", "twice")
+    server.settled(proposal)
+    with server.runtime.state.read() as tx:
+        calls = tx.monitors_of(["twice"])["twice"]
+        assert calls == [record.monitors for record in tx.list_learn_steps("twice")]
+    shifts = [said["alignment"]["shifts"] for said in calls]  # type: ignore[index]
+    # The last call knows less than both.
+    assert min(shifts[0]) != min(shifts[1])
+    said = f"{abs(min(map(min, shifts))):.3g} nats towards"
+    assert f"at the worst step {said}" in page(server, f"/review/{proposal}").text
+    assert f"at the worst step of 2 calls {said}" in page(server, "/live").text
+    # What it is taught after it was proposed is not the candidate's.
+    server.teach("twice", PORT, lr=0.05)
+    assert f"at the worst step {said}" in page(server, f"/review/{proposal}").text
+    assert "at the worst step of 3 calls" in page(server, "/live").text
+
+
 def test_hostile_texts_are_shown_as_text(server: Server, trees: str) -> None:
     found = page(server, f"/review/{trees}")
     assert XSS in found.text  # as a source, word for word, and not as tags: `page` checked

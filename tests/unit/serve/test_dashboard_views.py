@@ -158,6 +158,17 @@ def test_the_least_shift_is_the_one_nearest_to_harm() -> None:
     assert views.least_shift([]) is None
 
 
+def test_an_adapter_came_as_near_to_harm_as_in_its_worst_call() -> None:
+    calls = [
+        {"alignment": {"ok": True, "margin": 0.15, "shifts": [0.1, -0.0468]}},
+        {"alignment": {"ok": True, "margin": 0.15, "shifts": [-0.0132]}, "trust_region": {"ok": 0}},
+    ]
+    alignment, region = views.interlocks(calls)
+    assert (alignment["at"], alignment["bound"], alignment["calls"]) == (-0.0468, 0.15, 2)
+    assert (region["ok"], region["at"], region["bound"]) == (False, None, None)
+    assert views.interlocks([]) == []
+
+
 def reading(low: float, high: float, direction: str = "up") -> dict[str, Any]:
     return {"value": (low + high) / 2, "low": low, "high": high, "direction": direction,
             "unit": "nats/token"}  # fmt: skip

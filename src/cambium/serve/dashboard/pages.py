@@ -23,6 +23,7 @@ from cambium.serve.api.review import is_shown, may_see, shown
 from cambium.serve.dashboard import views
 from cambium.serve.dashboard.rendering import (
     HEADERS,
+    load,
     render,
     render_for_strangers,
     static_file,
@@ -35,7 +36,8 @@ from cambium.serve.sessions import COOKIE, SESSION_S
 
 
 def router(runtime: Runtime) -> APIRouter:
-    """Returns the routes."""
+    """Returns the routes, all that they show read from the disk."""
+    load()
     routes = APIRouter(tags=["pages"], default_response_class=HTMLResponse)
     _add_pages(routes, runtime)
     _add_session(routes, runtime)
@@ -126,7 +128,7 @@ def _proposal(request: Request, runtime: Runtime, proposal_id: str, caller: Call
     view = runtime.review.view(filed)
     diff = diff_of(filed, runtime, seen=partial(may_see, runtime, caller))
     with runtime.state.read() as tx:
-        lessons = tx.list_learn_steps(filed.proposal.adapter_name)
+        calls = tx.monitors_of([filed.proposal.adapter_name])[filed.proposal.adapter_name]
         entries, num_entries = tx.audit_of(
             proposal_id, limit=None if is_whole else views.MAX_ENTRIES
         )
@@ -146,7 +148,8 @@ def _proposal(request: Request, runtime: Runtime, proposal_id: str, caller: Call
         timeline=views.timeline([dict(e.__dict__) for e in entries], proposal_id),
         num_earlier=num_entries - len(entries),
         candidate=_playable(view, caller),
-        least=views.least_shift([record.monitors for record in lessons]),
+        # What it was taught since is not in this candidate.
+        least=views.least_shift(calls[: len(filed.provenance["learning"])]),
         policy=runtime.policy,
         card=model_card(view, diff, base=runtime.base.name),
         act=partial(views.act, view),

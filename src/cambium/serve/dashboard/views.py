@@ -285,6 +285,20 @@ def _is_worse(reading: Mapping[str, Any]) -> bool:
     return {"up": up, "down": down}.get(reading["direction"], False)
 
 
+def interlocks(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns what the step monitors said of an adapter, from its calls to learn, oldest first.
+
+    Each stands as the last call left it. How near the adapter came to harm is said of all of
+    them, wherever it is said: a last call may be the mildest.
+    """
+    last = calls[-1] if calls else {}
+    return [
+        {"name": name, "ok": bool(said.get("ok")), "calls": len(calls),
+         "at": least_shift(calls) if name == "alignment" else None, "bound": said.get("margin")}
+        for name, said in last.items()
+    ]  # fmt: skip
+
+
 def least_shift(monitors: Sequence[Mapping[str, Any]]) -> float | None:
     """Returns how little an adapter leaned to harmless text at any step, in nats."""
     shifts = [s for one in monitors for s in one.get("alignment", {}).get("shifts") or ()]
