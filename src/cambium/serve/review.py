@@ -143,10 +143,31 @@ class Review:
         self._jobs.submit(proposal_id, work)
 
     def describe(self, proposal_id: str) -> None:
-        """Queues the behavioural diff of a proposal whose gates have passed, if there is none."""
+        """Queues the behavioural diff of a proposal that has to have one and has none."""
         if self.describer.is_missing(self.proposals.get(proposal_id)):
             name = f"behaviour of {proposal_id}"
             self._jobs.submit(name, lambda stop: self.describer.run(proposal_id, stop))
+
+    def ask_for_diff(self, proposal_id: str, *, by: str) -> Filed:
+        """Has a candidate's behavioural diff computed, whatever became of its proposal.
+
+        Nothing about the proposal changes; under whose token it was asked for stands in the log.
+
+        Raises:
+            IllegalTransition: there is no candidate, or its diff is there or under way.
+        """
+        with self._deciding.transaction() as tx:
+            filed = self.proposals.get(proposal_id)
+            self.describer.check_askable(filed)
+            body: dict[str, object] = {
+                "proposal": proposal_id,
+                "candidate": filed.proposal.candidate_digest,
+                "by": by,
+            }
+            self.proposals.log(tx, kind="proposal.diff_asked", body=body)
+        self.describer.want(filed)
+        self.describe(proposal_id)
+        return filed
 
     def look_again(self, proposal_id: str) -> Filed:
         """Takes one more look and returns the proposal after it; approvals are void then.

@@ -159,6 +159,13 @@ def _add_judging(routes: APIRouter, runtime: Runtime) -> None:
         overall = next((v for v in ("error", "fail", "missing") if v in verdicts), "pass")
         return {"proposal_id": body.proposal_id, "verdict": overall, "evidence": view["gates"]}
 
+    @routes.post("/proposals/{proposal_id}/diff", status_code=202)
+    async def ask_for_diff(proposal_id: str, caller: Asking) -> dict[str, Any]:
+        await asyncio.to_thread(shown, runtime.proposals, proposal_id, caller)
+        filed = await asyncio.to_thread(review.ask_for_diff, proposal_id, by=caller.name)
+        found = await asyncio.to_thread(review.describer.found, filed)
+        return {"proposal_id": proposal_id, "behaviour": found}
+
     @routes.post("/proposals/{proposal_id}/approvals")
     async def approve(proposal_id: str, body: SignatureBody, caller: Asking) -> dict[str, Any]:
         signature = signature_from_json(body.model_dump())
