@@ -96,6 +96,7 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("GET", "/openapi.json", _ALL),
     ("GET", "/", _READ),
     ("GET", "/review/{proposal_id}", _READ),
+    ("GET", "/review/{proposal_id}/items/{item}", _REVIEW),
     ("GET", "/line", _READ),
     ("GET", "/my-key", _READ),
     ("GET", "/live", _READ),

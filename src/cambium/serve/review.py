@@ -192,8 +192,11 @@ class Review:
             self.checker.one_look(proposal_id, threading.Event())
         return self.proposals.get(proposal_id)
 
-    def approve(self, proposal_id: str, signature: Signature) -> Filed:
+    def approve(self, proposal_id: str, signature: Signature, *, comment: str = "") -> Filed:
         """Adds one person's approval, verified, to the proposal as it stands.
+
+        Args:
+            comment: logged beside whose approval it is. The key signs a digest, not these words.
 
         Raises:
             KeyUnknown, SignatureInvalid, DigestMismatch, ReplayDetected, Expired,
@@ -208,9 +211,10 @@ class Review:
             target = filed.proposal.proposal_digest or ""
             now = self._check_person(signature, Action.APPROVE, target, policy, tx)
             filed = filed.with_proposal(_without_spent(filed.proposal, signature, policy, now))
-            moved = self.proposals.move(
-                filed, Approved(signature=signature), tx, kind="proposal.approved"
-            )
+            said: dict[str, object] = {"signer": signature.key_id}
+            said |= {"comment": comment} if comment else {}
+            event = Approved(signature=signature)
+            moved = self.proposals.move(filed, event, tx, kind="proposal.approved", said=said)
             _write_approvals(moved.proposal, tx, now=self.proposals.now_ms())
             return moved
 

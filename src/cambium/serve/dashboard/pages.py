@@ -20,7 +20,7 @@ from cambium.lifecycle.proposal import FINAL
 from cambium.models.adapter_kinds import config_from, shape_in_words
 from cambium.serve.access import SIGN_IN, Asking, Caller, check_origin
 from cambium.serve.api.review import is_shown, may_see, shown
-from cambium.serve.dashboard import views
+from cambium.serve.dashboard import items, views
 from cambium.serve.dashboard.rendering import (
     HEADERS,
     load,
@@ -127,6 +127,7 @@ def _proposal(request: Request, runtime: Runtime, proposal_id: str, caller: Call
     filed = shown(runtime.proposals, proposal_id, caller)
     view = runtime.review.view(filed)
     diff = diff_of(filed, runtime, seen=partial(may_see, runtime, caller))
+    approvers = {a.key_id: a.name for a in runtime.proposals.need_policy().approvers}
     with runtime.state.read() as tx:
         calls = tx.monitors_of([filed.proposal.adapter_name])[filed.proposal.adapter_name]
         entries, num_entries = tx.audit_of(
@@ -140,16 +141,18 @@ def _proposal(request: Request, runtime: Runtime, proposal_id: str, caller: Call
         status=views.listed(view),
         is_decided=filed.proposal.state in FINAL,
         gates=views.gate_rows(view),
+        named=items.named,
         verdicts=views.verdicts(view),
         diff=diff,
         clusters=views.cluster_rows(diff["behaviour"]),
         modules=views.module_rows(diff["weights"]),
         shape=shape_in_words(config_from(view["provenance"])),
-        timeline=views.timeline([dict(e.__dict__) for e in entries], proposal_id),
+        timeline=views.timeline([dict(e.__dict__) for e in entries], proposal_id, names=approvers),
         num_earlier=num_entries - len(entries),
         candidate=_playable(view, caller),
         # What it was taught since is not in this candidate.
         least=views.least_shift(calls[: len(filed.provenance["learning"])]),
+        signers={one["key_id"]: one["name"] for one in view["approvals"]},
         policy=runtime.policy,
         card=model_card(view, diff, base=runtime.base.name),
         act=partial(views.act, view),

@@ -97,6 +97,8 @@ def _environment() -> Environment:
         short=views.short,
         counted=views.counted,
         question=views.question,
+        sign=views.sign,
+        signed=views.signed,
         number=views.number,
         when=views.when,
         versioned=views.versioned,
