@@ -108,6 +108,31 @@ def test_the_list_says_where_each_proposal_stands(server: Server, trees: str) ->
     assert "1 of 2 approvals" in found.text and "awaiting approval" in found.text
 
 
+def test_decided_proposals_are_listed_some_at_a_time(
+    server: Server, trees: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.create("elms")
+    server.teach("elms", TREES)
+    decided: list[str] = []
+    for _ in range(3):
+        decided.insert(0, server.propose("elms", "elms"))
+        server.settled(decided[0])
+        server.post(f"/proposals/{decided[0]}/reject", reason="one of many")
+    monkeypatch.setattr(views, "MAX_DECIDED", 2)
+
+    def listed(path: str) -> list[str]:
+        links = [str(v) for _, n, v in page(server, path).attributes if n == "href"]
+        return [v.removeprefix("/review/") for v in links if v.startswith("/review/")]
+
+    assert listed("/") == [trees, *decided[:2]]
+    assert "?earlier=2" in [v for _, n, v in page(server, "/").attributes if n == "href"]
+    assert listed("/?earlier=2") == decided[2:]
+    assert "2 decided later" in page(server, "/?earlier=2").text
+    assert listed("/?earlier=99") == []
+    for wrong in ("-1", "x", "9" * 20, "²"):
+        assert listed(f"/?earlier={wrong}")[0] == trees
+
+
 def test_a_proposal_shows_every_part_and_what_blocks_it(server: Server, trees: str) -> None:
     view, found = server.get(f"/proposals/{trees}"), page(server, f"/review/{trees}")
     for part in ("behaviour", "evals", "weights", "circuits", "data", "governance", "timeline"):

@@ -215,8 +215,9 @@ class Checker:
 
     def _check_ledger(self, proposal: Proposal, policy: Policy) -> None:
         """Refuses to begin looks that this release line can no longer pay for."""
-        others = (f.proposal for f in self._proposals.all())
-        if not proposal.looks and (overdraft := find_overdraft(others, policy)):
+        if proposal.looks:
+            return
+        if overdraft := find_overdraft(self._proposals.counted(), policy):
             raise BudgetExceeded(overdraft, mend="see `ledger` of GET /proposals/{id}")
 
     def _sign_evidence(
@@ -308,9 +309,8 @@ class Checker:
         proposal = filed.proposal
         fed: list[dict[str, Any]] = filed.provenance["examples"]
         others: list[Example] = []
-        for other in self._proposals.all():
-            merged = other.proposal
-            if merged.state is ProposalState.MERGED and merged.domain != proposal.domain:
+        for other in self._proposals.in_state(ProposalState.MERGED):
+            if other.proposal.domain != proposal.domain:
                 others += self._read(e for e in other.provenance["examples"] if e["kept"])
         trained = self._read(e for e in fed if not e["kept"])
         # The same text may come in another document, or in another domain's: it is no fresh item.

@@ -129,9 +129,9 @@ class Review:
 
     def resume(self) -> None:
         """Queues the jobs of proposals that a stop of the server left undecided."""
-        for filed in self.proposals.all():
-            if filed.proposal.state in UNDECIDED:
-                self.enqueue(filed.proposal.id)
+        for head, _ in self.proposals.heads():
+            if head.state in UNDECIDED:
+                self.enqueue(head.id)
 
     def enqueue(self, proposal_id: str) -> None:
         """Queues the job that carries a proposal on."""
@@ -300,7 +300,7 @@ class Review:
             now = (tx.audit_size(), policy.digest)
         known = self._spent
         if known is None or known[0] != now:
-            known = now, spent((f.proposal for f in self.proposals.all()), policy)
+            known = now, spent(self.proposals.counted(), policy)
             self._spent = known
         return known[1]
 

@@ -7,6 +7,7 @@ client; a person's signature is made by their own key, in their browser or on th
 from __future__ import annotations
 
 import asyncio
+import re
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
@@ -15,11 +16,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from cambium.core.errors import NotFound
-from cambium.core.nouns import Action
+from cambium.core.nouns import Action, tenant_of
 from cambium.lifecycle.proposal import FINAL
 from cambium.models.adapter_kinds import config_from, shape_in_words
 from cambium.serve.access import SIGN_IN, Asking, Caller, check_origin
-from cambium.serve.api.review import is_shown, may_see, shown
+from cambium.serve.api.review import may_see, shown
 from cambium.serve.dashboard import items, views
 from cambium.serve.dashboard.rendering import (
     HEADERS,
@@ -101,12 +102,16 @@ def _add_session(routes: APIRouter, runtime: Runtime) -> None:
 
 
 def _proposals(request: Request, runtime: Runtime, caller: Caller) -> Response:
-    """Shows who waits first; of the decided the newest, since views of many take their time."""
-    own = [filed for filed in runtime.proposals.all() if is_shown(filed, caller)]
-    newest = sorted(own, key=lambda f: (f.proposal.state in FINAL, -f.created_at))
-    num_open = sum(f.proposal.state not in FINAL for f in own)
-    is_whole = request.query_params.get("decided") == "all"
-    several = newest if is_whole else newest[: num_open + views.MAX_DECIDED]
+    """Shows who waits, and of the decided some at a time: views of many take their time."""
+    heads = runtime.proposals.heads()
+    own = [head for head, adapter in heads if caller.sees(tenant_of(adapter))][::-1]
+    waiting = [head.id for head in own if head.state not in FINAL]
+    decided = [head.id for head in own if head.state in FINAL]
+    asked = request.query_params.get("earlier", "")
+    begin = min(int(asked), len(decided)) if re.fullmatch("[0-9]{1,9}", asked) else 0
+    end = begin + views.MAX_DECIDED
+    shown_now = [] if begin else waiting
+    several = runtime.proposals.several([*shown_now, *decided[begin:end]])
     rows = [
         {**view, "status": views.listed(view), "verdicts": views.verdicts(view)}
         for view in runtime.review.views(several)
@@ -115,9 +120,11 @@ def _proposals(request: Request, runtime: Runtime, caller: Caller) -> Response:
         request,
         runtime,
         "proposals.html",
-        waiting=rows[:num_open],
-        decided=rows[num_open:],
-        num_earlier=len(own) - len(several),
+        waiting=rows[: len(shown_now)],
+        decided=rows[len(shown_now) :],
+        num_later=begin,
+        num_earlier=max(0, len(decided) - end),
+        next=end,
         has_policy=runtime.policy is not None,
     )
 

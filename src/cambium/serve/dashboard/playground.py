@@ -10,10 +10,11 @@ from fastapi.responses import HTMLResponse, Response
 from pydantic import Field
 
 from cambium.core.errors import NotFound
+from cambium.core.nouns import ProposalState, tenant_of
 from cambium.models.sampling import SamplingConfig
 from cambium.serve.access import Asking, Caller
 from cambium.serve.api.bodies import Body
-from cambium.serve.api.review import is_shown, shown
+from cambium.serve.api.review import shown
 from cambium.serve.comparing import MAX_ARMS, MAX_TOKENS, Arm, compare
 from cambium.serve.dashboard.rendering import render
 from cambium.serve.diff import documents_of
@@ -108,18 +109,19 @@ def _opening(runtime: Runtime, proposal_id: str, caller: Caller) -> dict[str, An
 def _names(runtime: Runtime, caller: Caller) -> list[tuple[str, str]]:
     """Returns what can be asked, each with what a person calls it."""
     found = [(entry.id, entry.id) for entry in runtime.answering.models(caller)]
-    candidates = [
-        f.proposal
-        for f in runtime.proposals.all()
-        if f.proposal.candidate_digest
-        and is_shown(f, caller)
+    newest = [
+        head.id
+        for head, adapter in runtime.proposals.heads()[::-1]
+        if head.state is not ProposalState.CONSOLIDATING
+        and caller.sees(tenant_of(adapter))
         # Another tenant's adapter answers to nobody else.
-        and ":" not in caller.label(f.proposal.adapter_name)
+        and ":" not in caller.label(adapter)
     ]
+    candidates = [f.proposal for f in runtime.proposals.several(newest[:NUM_CANDIDATES])]
     return found + [
         (f"{caller.label(p.adapter_name)}@{p.candidate_digest}",
          f"{p.domain}: {p.state.replace('_', ' ')}, candidate of {p.id}")
-        for p in candidates[: -NUM_CANDIDATES - 1 : -1]
+        for p in candidates if p.candidate_digest
     ]  # fmt: skip
 
 
