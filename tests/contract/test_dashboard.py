@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -78,7 +79,7 @@ def trees(server: Server) -> str:
                 examples=[{"text": f"{text} {XSS}"} for text in TREES])  # fmt: skip
     proposal = server.propose("trees", "trees")
     assert server.settled(proposal)["state"] == "awaiting_approval"
-    signature = signature_to_json(server.approval(proposal, 0))
+    signature: dict[str, Any] = signature_to_json(server.approval(proposal, 0))
     server.post(f"/proposals/{proposal}/approvals", comment=f"I read eight. {XSS}", **signature)
     return proposal
 

@@ -86,7 +86,8 @@ def test_it_is_compared_with_the_parent_that_it_was_made_on(server: Server) -> N
         target = next(g for g in server.get(f"/proposals/{other}")["gates"]
                       if g["name"] == "retention")["waiver_target"]  # fmt: skip
         act = sign_act(key, server.act(Action.WAIVE_GATE, target))
-        server.post(f"/proposals/{other}/waivers", **signature_to_json(act), reason="dry")
+        waiver: dict[str, Any] = signature_to_json(act)
+        server.post(f"/proposals/{other}/waivers", reason="dry", **waiver)
     server.settled(other)
     for person in (0, 1):
         server.approve(other, person)

@@ -68,14 +68,15 @@ class Describer:
         if not self.num_prompts:
             return {"available": False, "why": "this server is set up to compute none"}
         if filed.proposal.candidate_digest is None:
-            return {"available": False, "why": "no candidate was frozen"}
+            return {"available": False, "why": "no candidate is frozen"}
         if why := self._failed.get(arms):
             return {"available": False, "askable": True, "why": why}
         if state in OPEN or arms in self._asked:
             return {"available": False, "pending": True, "why": "it is being computed"}
         why = "it had not been computed before the merge"
         if state is not ProposalState.MERGED:
-            why = f"it is computed by itself once the gates have passed, and this one is {state}"
+            why = f"it is computed by itself once the gates have passed, and this one is {state}; "
+            why += "a reviewer can ask for it"
         return {"available": False, "askable": True, "why": why}
 
     def check_askable(self, filed: Filed) -> None:
