@@ -122,3 +122,18 @@ def test_a_proposal_is_refused_with_a_reason(room: Room, page: Page) -> None:
     expect(page.locator(".status")).to_contain_text("It says <b>nothing</b> new.")
     assert room.server.get(f"/proposals/{proposal}")["state"] == "rejected"
     expect(page.get_by_role("button", name="Approve")).to_have_count(0)
+
+
+def test_what_a_stuck_candidate_writes_comes_when_it_is_asked_for(room: Room, page: Page) -> None:
+    room.server.create("few")
+    room.server.teach("few", TREES[:4])
+    proposal = room.server.propose("few", "few")
+    assert room.server.settled(proposal)["state"] == "checking"
+    page.goto(f"{room.url}/review/{proposal}")
+    page.get_by_role("button", name="Compare what it writes").click()
+    page.get_by_role("dialog").get_by_role("button", name="Compare what it writes").click()
+    expect(page.locator("#said")).to_contain_text("Asked for")
+    # No reload from here on: the page follows.
+    expect(page.locator("#behaviour")).to_contain_text("groups changed their share")
+    expect(page.get_by_role("button", name="Compare what it writes")).to_have_count(0)
+    assert room.server.get(f"/proposals/{proposal}")["state"] == "checking"
