@@ -46,7 +46,7 @@ def _gate(view: Any, name: str = "retention") -> Any:
     return next(gate for gate in view["gates"] if gate["name"] == name)
 
 
-def _waiver(server: Server, stuck: str, key: Any, **changes: Any) -> dict[str, object]:
+def _waiver(server: Server, stuck: str, key: Any, **changes: Any) -> dict[str, Any]:
     target = _gate(server.get(f"/proposals/{stuck}"))["waiver_target"]
     act = server.act(changes.pop("action", Action.WAIVE_GATE), changes.pop("target", target))
     return {**signature_to_json(sign_act(key, act)), "reason": REASON, **changes}
