@@ -54,7 +54,7 @@ COUNTED = {
 }
 MAX_NAMED = 2
 # Decided proposals that the list shows unless it is asked for all of them.
-MAX_DECIDED = 25
+MAX_DECIDED = 12
 MAX_ENTRIES = 100
 MAX_DOTS = 24
 MAX_CHANGES = 200

@@ -53,8 +53,9 @@ class ProposalRows(Rows):
 
     def proposal_heads(self) -> list[ProposalHead]:
         """Returns what orders all proposals, oldest first; no record is read for it."""
-        chosen = columns(Proposal, ProposalHead).order_by(Proposal.created_at, Proposal.id)
-        return self._all(ProposalHead, chosen)
+        chosen = select(Proposal.id, Proposal.state, Proposal.created_at)
+        rows = self._connection.execute(chosen.order_by(Proposal.created_at, Proposal.id))
+        return [ProposalHead(id=id, state=state, created_at=at) for id, state, at in rows]
 
     def proposals_of(self, ids: Sequence[str]) -> list[ProposalRow]:
         """Returns the proposals of these ids, in this order; one that is not there is left out."""
