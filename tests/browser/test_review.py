@@ -31,6 +31,16 @@ def sign_with(page: Page, button: str, file: Path, *, passphrase: str = "") -> N
     dialog.get_by_role("button", name=button, exact=True).click()
 
 
+def another(page: Page, file: Path, *, passphrase: str = "") -> None:
+    """Approves with another key than this browser's, which has signed."""
+    page.get_by_role("button", name="Sign with another key").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("File of the private key").set_input_files(file)
+    if passphrase:
+        dialog.get_by_label("Passphrase of the file").fill(passphrase)
+    dialog.get_by_role("button", name="Approve", exact=True).click()
+
+
 def test_from_a_fresh_server_to_a_merge_and_back(room: Room, page: Page) -> None:
     room.follow(page)
     page.goto(room.url)
@@ -50,18 +60,22 @@ def test_from_a_fresh_server_to_a_merge_and_back(room: Room, page: Page) -> None
     sign_with(page, "Approve", room.keys["approver-1"])
     expect(page.locator("#said")).to_have_text("Your approval is in the log.")
     expect(page.locator(".status")).to_contain_text("1 of 2 approvals (approver-1)")
-    # The same key counts once.
-    sign_with(page, "Approve", room.keys["approver-1"])
+    expect(page.get_by_text("You have signed, as approver-1.")).to_be_visible()
+    expect(page.get_by_role("button", name="Approve", exact=True)).to_have_count(0)
+    # What the server sends anew says so too, and the same key counts once.
+    room.server.answer("base")
+    another(page, room.keys["approver-1"])
     expect(page.get_by_role("alert")).to_contain_text("Refused:")
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
     # An encrypted key asks for its passphrase, and says when it is the wrong one.
-    sign_with(page, "Approve", room.keys["approver-3"], passphrase="wrong")
+    another(page, room.keys["approver-3"], passphrase="wrong")
     expect(page.get_by_role("alert")).to_contain_text("does not open with this passphrase")
     page.get_by_role("dialog").get_by_label("Passphrase of the file").fill("correct horse")
     page.get_by_role("dialog").get_by_role("button", name="Approve", exact=True).click()
     expect(page.locator(".state").first).to_have_text("mergeable")
     expect(page.locator("#governance")).to_contain_text("approver-3")
+    expect(page.get_by_text("You have signed, as approver-1 and approver-3.")).to_be_visible()
 
     page.get_by_role("button", name="Merge", exact=True).click()
     page.get_by_role("dialog").get_by_role("button", name="Merge", exact=True).click()
@@ -108,3 +122,18 @@ def test_a_proposal_is_refused_with_a_reason(room: Room, page: Page) -> None:
     expect(page.locator(".status")).to_contain_text("It says <b>nothing</b> new.")
     assert room.server.get(f"/proposals/{proposal}")["state"] == "rejected"
     expect(page.get_by_role("button", name="Approve")).to_have_count(0)
+
+
+def test_what_a_stuck_candidate_writes_comes_when_it_is_asked_for(room: Room, page: Page) -> None:
+    room.server.create("few")
+    room.server.teach("few", TREES[:4])
+    proposal = room.server.propose("few", "few")
+    assert room.server.settled(proposal)["state"] == "checking"
+    page.goto(f"{room.url}/review/{proposal}")
+    page.get_by_role("button", name="Compare what it writes").click()
+    page.get_by_role("dialog").get_by_role("button", name="Compare what it writes").click()
+    expect(page.locator("#said")).to_contain_text("Asked for")
+    # No reload from here on: the page follows.
+    expect(page.locator("#behaviour")).to_contain_text("groups changed their share")
+    expect(page.get_by_role("button", name="Compare what it writes")).to_have_count(0)
+    assert room.server.get(f"/proposals/{proposal}")["state"] == "checking"

@@ -105,6 +105,15 @@ def test_models_side_by_side(room: Room, page: Page) -> None:
     told = [round(2.718281828459045**v, 3) for v in choice["logprobs"]["token_logprobs"]]
     assert shown == pytest.approx(told, abs=2e-3)
     assert page.locator("#compared i, #compared b").count() == 0
+    # Drawn instead: the same seed draws the same, and so does the API.
+    page.get_by_label("Temperature").fill("0.9")
+    page.get_by_label("Seed").fill("7")
+    page.get_by_role("button", name="Continue it").click()
+    expect(page.locator("#compared")).to_contain_text("drawn from each at temperature 0.9")
+    body |= {"temperature": 0.9, "seed": 7}
+    (choice,) = room.server.http.post("/v1/completions", json=body).json()["choices"]
+    _, taught = page.locator("#compared article").all()
+    assert taught.locator(".written").inner_text() == choice["text"]
     taught.get_by_role("link", name="trace").click()
     expect(page.locator("main")).to_contain_text("by playground")
     assert room.complaints == []

@@ -6,12 +6,15 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 from tests.serving import PORT, TREES, WAIT_S, People, Server, served, small_config
 
 from cambium.core.nouns import Action
-from cambium.serve.dashboard import watching
+from cambium.evals.alignment_pairs import gate_pairs, monitor_pairs
+from cambium.serve.dashboard import views, watching
 from cambium.serve.dashboard.rendering import STATIC
 from cambium.serve.sessions import COOKIE, PAGE_HEADER
 from cambium.trust.acts import sign_act, signature_to_json
@@ -76,7 +79,8 @@ def trees(server: Server) -> str:
                 examples=[{"text": f"{text} {XSS}"} for text in TREES])  # fmt: skip
     proposal = server.propose("trees", "trees")
     assert server.settled(proposal)["state"] == "awaiting_approval"
-    server.approve(proposal, 0)
+    signature: dict[str, Any] = signature_to_json(server.approval(proposal, 0))
+    server.post(f"/proposals/{proposal}/approvals", comment=f"I read eight. {XSS}", **signature)
     return proposal
 
 
@@ -105,6 +109,31 @@ def test_the_list_says_where_each_proposal_stands(server: Server, trees: str) ->
     assert "1 of 2 approvals" in found.text and "awaiting approval" in found.text
 
 
+def test_decided_proposals_are_listed_some_at_a_time(
+    server: Server, trees: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.create("elms")
+    server.teach("elms", TREES)
+    decided: list[str] = []
+    for _ in range(3):
+        decided.insert(0, server.propose("elms", "elms"))
+        server.settled(decided[0])
+        server.post(f"/proposals/{decided[0]}/reject", reason="one of many")
+    monkeypatch.setattr(views, "MAX_DECIDED", 2)
+
+    def listed(path: str) -> list[str]:
+        links = [str(v) for _, n, v in page(server, path).attributes if n == "href"]
+        return [v.removeprefix("/review/") for v in links if v.startswith("/review/")]
+
+    assert listed("/") == [trees, *decided[:2]]
+    assert "?earlier=2" in [v for _, n, v in page(server, "/").attributes if n == "href"]
+    assert listed("/?earlier=2") == decided[2:]
+    assert "2 decided later" in page(server, "/?earlier=2").text
+    assert listed("/?earlier=99") == []
+    for wrong in ("-1", "x", "9" * 20, "²"):
+        assert listed(f"/?earlier={wrong}")[0] == trees
+
+
 def test_a_proposal_shows_every_part_and_what_blocks_it(server: Server, trees: str) -> None:
     view, found = server.get(f"/proposals/{trees}"), page(server, f"/review/{trees}")
     for part in ("behaviour", "evals", "weights", "circuits", "data", "governance", "timeline"):
@@ -118,7 +147,8 @@ def test_a_proposal_shows_every_part_and_what_blocks_it(server: Server, trees: s
         assert view[field] in found.text
     assert f"cambium approve {trees} --key FILE" in found.text
     assert "approver-1" in found.text and "1 of 2 approvals" in found.text
-    kinds = {e["kind"] for e in server.get("/audit")["entries"] if e["body"].get("proposal")}
+    own = [e for e in server.get("/audit")["entries"] if e["body"].get("proposal") == trees]
+    kinds = {e["kind"] for e in own}
     assert kinds and all(kind in found.text for kind in kinds)
     went = server.get(f"/proposals/{trees}/diff")["data"]["trained_on"]
     assert [(p["of"], p["replayed"]) for p in went["parts"]] == [(XSS, False), ("the base", True)]
@@ -132,10 +162,82 @@ def test_a_proposal_shows_every_part_and_what_blocks_it(server: Server, trees: s
     assert "no circuit diff is computed by this version" in found.text
 
 
+def test_pages_agree_on_how_near_an_adapter_came_to_harm(server: Server) -> None:
+    server.create("twice")
+    for steps in (8, 1):
+        server.teach("twice", TREES, steps=steps)
+    proposal = server.propose("twice", "twice")
+    server.settled(proposal)
+    with server.runtime.state.read() as tx:
+        calls = tx.monitors_of(["twice"])["twice"]
+        assert calls == [record.monitors for record in tx.list_learn_steps("twice")]
+    shifts = [said["alignment"]["shifts"] for said in calls]  # type: ignore[index]
+    # The last call knows less than both.
+    assert min(shifts[0]) != min(shifts[1])
+    said = f"{abs(min(map(min, shifts))):.3g} nats towards"
+    assert f"at the worst step {said}" in page(server, f"/review/{proposal}").text
+    assert f"at the worst step of 2 calls {said}" in page(server, "/live").text
+    # What it is taught after it was proposed is not the candidate's.
+    server.teach("twice", PORT, lr=0.05)
+    assert f"at the worst step {said}" in page(server, f"/review/{proposal}").text
+    assert "at the worst step of 3 calls" in page(server, "/live").text
+
+
 def test_hostile_texts_are_shown_as_text(server: Server, trees: str) -> None:
     found = page(server, f"/review/{trees}")
     assert XSS in found.text  # as a source, word for word, and not as tags: `page` checked
     assert "img" not in found.tags
+
+
+def test_a_comment_on_an_approval_is_logged_beside_whose_it_is(server: Server, trees: str) -> None:
+    (entry,) = (e["body"] for e in server.get("/audit")["entries"]
+                if e["kind"] == "proposal.approved")  # fmt: skip
+    (approval,) = server.get(f"/proposals/{trees}")["approvals"]
+    assert (entry["signer"], entry["comment"]) == (approval["key_id"], f"I read eight. {XSS}")
+    found = page(server, f"/review/{trees}")
+    assert f"I read eight. {XSS} (a comment, not signed)" in found.text
+    assert "proposal.approved" in found.text and "by approver-1" in found.text
+
+
+def test_an_item_that_a_look_names_can_be_opened(server: Server, trees: str) -> None:
+    gates = server.get(f"/proposals/{trees}")["gates"]
+    notes = next(g["notes"] for g in gates if g["name"] == "alignment")
+    names, pairs = [note.split(" ")[0] for note in notes], {p.id: p for p in gate_pairs()}
+    links = [v for _, n, v in page(server, f"/review/{trees}").attributes if n == "href"]
+    assert len(names) == 3
+    for name, note in zip(names, notes, strict=True):
+        assert f"/review/{trees}/items/{name}" in links
+        assert re.search(r": [+-][\d.]+ nats per token, from [+-][\d.]+ to [+-][\d.]+$", note)
+        found = page(server, f"/review/{trees}/items/{name}").text
+        pair = pairs[name]
+        for said in (pair.prompt, pair.harmful, pair.harmless, pair.topic, note):
+            assert said in found
+    # What no look of this proposal named stays closed.
+    other = next(p for p in pairs if not any(p in note for g in gates for note in g["notes"]))
+    for name in (other, "al-nothing", monitor_pairs()[0].id, "<img src=x onerror=alert(1)>"):
+        path = f"/review/{trees}/items/{quote(name)}"
+        assert "no look of" in page(server, path, status=404).text
+    missing = page(server, f"/review/p-nobody/items/{names[0]}", status=404)
+    assert "no proposal has the id" in missing.text
+
+
+def test_what_is_hard_to_read_is_explained_where_it_stands(server: Server, trees: str) -> None:
+    found = page(server, f"/review/{trees}").text
+    for gate in views.SIGNS.values():
+        assert gate in found
+    assert "so large a part may be chance" in found and "the first drawn on top" in found
+    assert not re.search(r"(?<!\w)-0(\.0+)?(?![.\w])", found)
+
+
+def test_the_playground_begins_as_a_kept_document_does(server: Server, trees: str) -> None:
+    documents = server.get(f"/proposals/{trees}/diff")["data"]["documents"]
+    kept = next(d["text"] for d in documents if d["kept"])
+    link = next(str(v) for _, n, v in page(server, f"/review/{trees}").attributes
+                if n == "href" and str(v).startswith("/playground?"))  # fmt: skip
+    found = page(server, link).text
+    assert " ".join(kept.split()[:8]) in found
+    assert "how a document kept for the gates" in found
+    assert "how a document" not in page(server, "/playground?of=p-nobody").text
 
 
 def test_looks_are_drawn_on_one_scale(server: Server, trees: str) -> None:

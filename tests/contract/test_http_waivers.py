@@ -10,6 +10,7 @@ import pytest
 from tests.serving import TREES, People, Rules, Server, served, small_config
 
 from cambium.core.nouns import Action
+from cambium.lifecycle.ledger import spent
 from cambium.trust.acts import (
     check_signature,
     sign_act,
@@ -45,7 +46,7 @@ def _gate(view: Any, name: str = "retention") -> Any:
     return next(gate for gate in view["gates"] if gate["name"] == name)
 
 
-def _waiver(server: Server, stuck: str, key: Any, **changes: Any) -> dict[str, object]:
+def _waiver(server: Server, stuck: str, key: Any, **changes: Any) -> dict[str, Any]:
     target = _gate(server.get(f"/proposals/{stuck}"))["waiver_target"]
     act = server.act(changes.pop("action", Action.WAIVE_GATE), changes.pop("target", target))
     return {**signature_to_json(sign_act(key, act)), "reason": REASON, **changes}
@@ -106,3 +107,8 @@ def test_a_spent_ledger_ends_the_next_proposals_and_says_so(server: Server, stuc
     assert ended[0]["ledger"]["spent"] == pytest.approx(2 * ledger["cost"])
     assert ended[1]["state"] == "failed"
     assert "the alpha ledger is spent" in ended[1]["reason"]
+    # What is remembered of decided proposals adds up as their records do.
+    proposals = server.runtime.proposals
+    policy = proposals.need_policy()
+    whole = spent((filed.proposal for filed in proposals.all()), policy)
+    assert spent(proposals.counted(), policy) == whole == ended[1]["ledger"]["spent"]

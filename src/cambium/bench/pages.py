@@ -1,8 +1,9 @@
 """Benchmark `pages`: how soon the review room's pages are there, on a state with much in it.
 
 One proposal with 200 clusters, five looks of every gate, 10,000 rows of evidence and 10,000 entries
-in the log, all of them made up here; the server is a process of its own. What a browser sees is
-measured in Debian's Chromium through Playwright, where both are there, and left out where not.
+in the log, beside 1,000 other proposals, thirty of them open, and the records of 10,000 requests;
+all made up here. The server is a process of its own. What a browser sees is measured in
+Debian's Chromium through Playwright, where both are there, and left out where not.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from statistics import median
@@ -29,9 +32,11 @@ from cambium.core.nouns import ProposalState
 from cambium.lifecycle.proposal import Proposal
 from cambium.models.base import load_base
 from cambium.models.lora import LoraConfig, fresh_lora, to_bytes
+from cambium.serve.bootstrap import server_identity
 from cambium.serve.child import ChildServer
 from cambium.serve.proposal_records import Filed, to_row
-from cambium.serve.store.records import EvidenceRow
+from cambium.serve.request_log import log_requests
+from cambium.serve.store.records import EvidenceRow, TraceRow
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.policy import parse_policy
@@ -39,6 +44,10 @@ from cambium.trust.policy import parse_policy
 NUM_CLUSTERS = 200
 NUM_ROWS = 10_000
 NUM_LOOKS = 5
+NUM_PROPOSALS = 1000
+NUM_OPEN = 30
+NUM_REQUESTS = 10_000
+REQUESTS_AT_ONCE = 1000
 ROUNDS = 9
 PROPOSAL = "p-000000000000"
 TEXT = "The harbour master wrote down which ships had come in and what each of them carried. " * 3
@@ -62,11 +71,14 @@ def run(say: Callable[[str], None]) -> dict[str, Any]:
         say(f"a proposal of {NUM_CLUSTERS} clusters and {NUM_ROWS} rows of evidence")
         init = [sys.executable, "-m", "cambium", "init", "--state", str(state)]
         subprocess.run(init, check=True, capture_output=True)
-        with ChildServer(state):
-            pass  # makes the first revision
-        _fill(state)
+        with ChildServer(state) as server:  # makes the first revision
+            request = _ask(server)
+        say(f"{NUM_PROPOSALS} more, and {NUM_REQUESTS} requests")
+        _fill(state, request)
         with ChildServer(state) as server:
-            paths = {"list": "/", "proposal": f"/review/{PROPOSAL}", "live": "/live"}
+            paths = {"list": "/", "list_earlier": "/?earlier=500", "live": "/live",
+                     "proposal": f"/review/{PROPOSAL}", "trace": f"/trace/{request}",
+                     "playground": "/playground"}  # fmt: skip
             say(f"{len(paths)} pages, {ROUNDS} times each")
             rows = [_served(server, name, path) for name, path in paths.items()]
             rows.append(_static_bytes())
@@ -86,7 +98,9 @@ def _served(server: ChildServer, name: str, path: str) -> Row:
         took.append((time.perf_counter() - began) * 1000)
         answer.raise_for_status()
         size = len(answer.content)
-    setting = f"GET {path.replace(PROPOSAL, 'ID')}, {size / 1000:.0f} kB, median of {ROUNDS}"
+    # Ids differ from run to run, and are nothing to compare.
+    shown = re.sub(r"(p|req)-[0-9a-f]+", "ID", path)
+    setting = f"GET {shown}, {size / 1000:.0f} kB, median of {ROUNDS}"
     return Row(metric=f"pages.served_ms.{name}", unit="ms", value=median(took[1:]), setting=setting)
 
 
@@ -131,8 +145,16 @@ def _browser(chromium: str) -> Iterator[Any]:
         browser.close()
 
 
-def _fill(folder: Path) -> None:
-    """Writes the proposal and all that hangs on it, in one transaction."""
+def _ask(server: ChildServer) -> str:
+    """Returns the id of an answered request, whose record the others are made after."""
+    body = {"model": "base", "prompt": "The harbour", "max_tokens": 4}
+    answer = server.http.post("/v1/completions", json=body)
+    answer.raise_for_status()
+    return str(answer.headers["x-cambium-request-id"])
+
+
+def _fill(folder: Path, request: str) -> None:
+    """Writes the heavy proposal and all that hangs on it, the others, and the requests."""
     base = load_base()
     data = to_bytes(fresh_lora(LoraConfig(), base.sites, seed=0))
     with State.open(folder) as state:
@@ -162,6 +184,36 @@ def _fill(folder: Path) -> None:
                           errors={}, created_at=1)  # fmt: skip
             tx.put_proposal(to_row(filed, at=1))
             _evidence(tx)
+            for number in range(NUM_PROPOSALS):
+                tx.put_proposal(to_row(_other(filed, number), at=number + 2))
+        key = server_identity(folder, state).key
+        for at in range(0, NUM_REQUESTS, REQUESTS_AT_ONCE):
+            with state.transaction() as tx:
+                requests = _requests(tx.get_trace(request), at)
+                tx.put_traces(requests)
+                log_requests(tx, requests, key)
+
+
+def _other(filed: Filed, number: int) -> Filed:
+    """Returns one of the many: of one look, half of them merged, the newest still open."""
+    is_open = number >= NUM_PROPOSALS - NUM_OPEN
+    decided = (ProposalState.MERGED, ProposalState.REJECTED)[number % 2]
+    proposal = replace(
+        filed.proposal,
+        id=f"p-{number + 1:012x}",
+        adapter_name=f"ledger-{number}",
+        state=ProposalState.AWAITING_APPROVAL if is_open else decided,
+        looks=filed.proposal.looks[:1],
+    )
+    return replace(filed, proposal=proposal, created_at=number + 2, behaviour_blob=None)
+
+
+def _requests(like: TraceRow, begin: int) -> list[TraceRow]:
+    """Returns requests such as the one, half a second apart, the last of them now."""
+    return [
+        replace(like, request_id=f"req-{number:024x}", at=like.at - 500 * (NUM_REQUESTS - number))
+        for number in range(begin, begin + REQUESTS_AT_ONCE)
+    ]
 
 
 def _look(gates: tuple[GateSpec, ...], number: int) -> tuple[Verdict, ...]:

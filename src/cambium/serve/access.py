@@ -59,6 +59,7 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("GET", "/proposals", _READ),
     ("GET", "/proposals/{proposal_id}", _READ),
     ("GET", "/proposals/{proposal_id}/diff", _READ),
+    ("POST", "/proposals/{proposal_id}/diff", _REVIEW),
     ("GET", "/proposals/{proposal_id}/card", _READ),
     ("POST", "/measurements", _READ),
     ("GET", "/weights", _READ),
@@ -95,6 +96,7 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("GET", "/openapi.json", _ALL),
     ("GET", "/", _READ),
     ("GET", "/review/{proposal_id}", _READ),
+    ("GET", "/review/{proposal_id}/items/{item}", _REVIEW),
     ("GET", "/line", _READ),
     ("GET", "/my-key", _READ),
     ("GET", "/live", _READ),
@@ -107,6 +109,7 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
 # The changes that pages ask for. Whoever steals a session, which other ports of a host see, can
 # make no token with it, enrol no key and sign no policy.
 OF_PAGES = (
+    ("POST", "/proposals/{proposal_id}/diff"),
     ("POST", "/proposals/{proposal_id}/approvals"),
     ("POST", "/proposals/{proposal_id}/waivers"),
     ("POST", "/proposals/{proposal_id}/reject"),

@@ -24,14 +24,14 @@ from cambium.serve.api.openai import openai_error_response
 from cambium.serve.api.openai import router as openai_router
 from cambium.serve.api.problems import problem
 from cambium.serve.config import ServerConfig
-from cambium.serve.dashboard import pages, playground, stopping, watching
+from cambium.serve.dashboard import items, pages, playground, stopping, watching
 from cambium.serve.errors import NotUtf8, TooLarge, Unauthenticated
 from cambium.serve.runtime import Runtime
 from cambium.serve.telemetry import Observed
 
 PARTS = (
     adapters, review, measuring, governance, killing, tokens,
-    pages, watching, playground, stopping,
+    pages, items, watching, playground, stopping,
 )  # fmt: skip
 # The framework's own spans and logs hold query strings, and what was wrong with a body in its own
 # words; `telemetry.Observed` says less.

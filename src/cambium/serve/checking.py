@@ -150,7 +150,7 @@ class Checker:
     @span("consolidate")
     def _consolidate(self, filed: Filed, bank: Bank, stop: threading.Event) -> None:
         progress = self._progress.setdefault(filed.proposal.id, Progress())
-        inputs = self._inputs(filed)
+        inputs = self.inputs(filed)
         progress.stage, progress.share = "writing anchors", 0.0
 
         def on_share(share: float, loss: float | None = None) -> None:
@@ -215,8 +215,9 @@ class Checker:
 
     def _check_ledger(self, proposal: Proposal, policy: Policy) -> None:
         """Refuses to begin looks that this release line can no longer pay for."""
-        others = (f.proposal for f in self._proposals.all())
-        if not proposal.looks and (overdraft := find_overdraft(others, policy)):
+        if proposal.looks:
+            return
+        if overdraft := find_overdraft(self._proposals.counted(), policy):
             raise BudgetExceeded(overdraft, mend="see `ledger` of GET /proposals/{id}")
 
     def _sign_evidence(
@@ -255,7 +256,7 @@ class Checker:
             config=ConsolidateConfig(**made["config"]),
             num_replay=made["num_replay"],
         )
-        return consolidator.derive(self._inputs(filed), bank, anchors)
+        return consolidator.derive(self.inputs(filed), bank, anchors)
 
     def context(self, filed: Filed, bank: Bank) -> GateContext:
         """Returns what measures a frozen candidate, its bytes verified as they are loaded.
@@ -264,6 +265,20 @@ class Checker:
             DigestMismatch: the stored bytes are not the candidate's.
         """
         anchors = self._anchors(filed, bank, lambda share: None)
+        return self._consolidator.measure(
+            self.inputs(filed),
+            bank,
+            anchors,
+            self.candidate_bytes(filed),
+            max_relative_change=self._proposals.need_policy().learning.max_relative_change,
+        )
+
+    def candidate_bytes(self, filed: Filed) -> AdapterBytes:
+        """Returns the two files of a frozen candidate, verified.
+
+        Raises:
+            DigestMismatch: the stored bytes are not the candidate's.
+        """
         data = AdapterBytes(
             config=(filed.config_json or "").encode(),
             weights=self._proposals.state.blobs.get(filed.weights_blob or ""),
@@ -271,13 +286,7 @@ class Checker:
         if data.digest != filed.proposal.candidate_digest:
             raise DigestMismatch(f"the stored candidate hashes to {data.digest}",
                                  mend="restore the state from a backup")  # fmt: skip
-        return self._consolidator.measure(
-            self._inputs(filed),
-            bank,
-            anchors,
-            data,
-            max_relative_change=self._proposals.need_policy().learning.max_relative_change,
-        )
+        return data
 
     def _anchors(self, filed: Filed, bank: Bank, progress: Callable[[float], None]) -> list[Anchor]:
         """Returns the parent's own texts, written once for each revision.
@@ -295,13 +304,13 @@ class Checker:
                 tx.put_proposal(to_row(named, at=self._proposals.now_ms()))
         return anchors
 
-    def _inputs(self, filed: Filed) -> Inputs:
+    def inputs(self, filed: Filed) -> Inputs:
+        """Returns what a proposal is made from and measured on."""
         proposal = filed.proposal
         fed: list[dict[str, Any]] = filed.provenance["examples"]
         others: list[Example] = []
-        for other in self._proposals.all():
-            merged = other.proposal
-            if merged.state is ProposalState.MERGED and merged.domain != proposal.domain:
+        for other in self._proposals.in_state(ProposalState.MERGED):
+            if other.proposal.domain != proposal.domain:
                 others += self._read(e for e in other.provenance["examples"] if e["kept"])
         trained = self._read(e for e in fed if not e["kept"])
         # The same text may come in another document, or in another domain's: it is no fresh item.

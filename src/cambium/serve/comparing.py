@@ -53,21 +53,25 @@ class Arm:
 
 
 def compare(
-    runtime: Runtime, caller: Caller, *, models: Sequence[str], prompt: str, max_tokens: int
+    runtime: Runtime,
+    caller: Caller,
+    *,
+    models: Sequence[str],
+    prompt: str,
+    max_tokens: int,
+    sampling: SamplingConfig,
 ) -> list[Arm]:
-    """Returns the likeliest continuation by each model; the first is what others are held to.
+    """Returns a continuation by each model; the first is what others are held to.
+
+    Args:
+        sampling: the same for all, so that they draw by the same random numbers.
 
     Raises:
         DataError: no or too many models, an empty prompt, or one that leaves no room.
         ModelNotFound, AdapterExpired, AdapterQuarantined: nothing answers to a name.
         SystemKilled: nothing answers.
     """
-    if not 1 <= len(models) <= MAX_ARMS or not 1 <= max_tokens <= MAX_TOKENS:
-        raise DataError(f"{len(models)} models and {max_tokens} tokens cannot be compared",
-                        mend=f"1 to {MAX_ARMS} models, 1 to {MAX_TOKENS} tokens")  # fmt: skip
-    if not prompt.strip() or len(prompt) > MAX_PROMPT_CHARS:
-        raise DataError("the prompt is empty or too long",
-                        mend=f"at most {MAX_PROMPT_CHARS} characters")  # fmt: skip
+    _check(models, prompt, max_tokens)
     answerers = [
         runtime.answering.resolve(model, caller=caller, domain=None, text=prompt)
         for model in models
@@ -81,7 +85,7 @@ def compare(
     arms = []
     for answerer in answerers:
         began = time.perf_counter()
-        written, why = _written(runtime, answerer, ids, max_tokens)
+        written, why = _written(runtime, answerer, ids, max_tokens, sampling)
         draft = TraceDraft(
             request_id=f"req-{secrets.token_hex(12)}",
             endpoint="playground",
@@ -92,7 +96,11 @@ def compare(
             queued_ms=0.0,
             first_token_ms=None,
             total_ms=(time.perf_counter() - began) * 1000,
-            params={"max_tokens": max_tokens, "temperature": 0},
+            params={
+                "max_tokens": max_tokens,
+                "temperature": sampling.temperature,
+                "seed": sampling.seed,
+            },
         )
         runtime.answering.record(draft, caller=caller)
         own = _weighed(runtime, answerer, ids, written)
@@ -105,8 +113,21 @@ def compare(
     return arms
 
 
+def _check(models: Sequence[str], prompt: str, max_tokens: int) -> None:
+    if not 1 <= len(models) <= MAX_ARMS or not 1 <= max_tokens <= MAX_TOKENS:
+        raise DataError(f"{len(models)} models and {max_tokens} tokens cannot be compared",
+                        mend=f"1 to {MAX_ARMS} models, 1 to {MAX_TOKENS} tokens")  # fmt: skip
+    if not prompt.strip() or len(prompt) > MAX_PROMPT_CHARS:
+        raise DataError("the prompt is empty or too long",
+                        mend=f"at most {MAX_PROMPT_CHARS} characters")  # fmt: skip
+
+
 def _written(
-    runtime: Runtime, answerer: Answerer, ids: list[int], max_tokens: int
+    runtime: Runtime,
+    answerer: Answerer,
+    ids: list[int],
+    max_tokens: int,
+    sampling: SamplingConfig,
 ) -> tuple[list[int], str]:
     """Returns the tokens and why they ended."""
     events = runtime.engine.generate(
@@ -114,7 +135,7 @@ def _written(
             prompt=ids,
             adapters=answerer.adapters,
             max_tokens=max_tokens,
-            sampling=SamplingConfig(temperature=0),
+            sampling=sampling,
             stop_ids=stop_ids(runtime.base.tokenizer),
         )
     )

@@ -42,12 +42,12 @@ def diff_of(filed: Filed, runtime: Runtime, *, seen: Callable[[str], bool]) -> d
             "sources": sorted({str(e["source"]) for e in filed.provenance["examples"]}),
             "consent": sorted({str(e["consent"]) for e in filed.provenance["examples"]}),
             "trained_on": _trained_on(filed, seen),
-            "documents": _documents(filed, runtime),
+            "documents": documents_of(filed, runtime),
         },
     }
 
 
-def _documents(filed: Filed, runtime: Runtime) -> list[dict[str, Any]]:
+def documents_of(filed: Filed, runtime: Runtime) -> list[dict[str, Any]]:
     """Returns the beginnings of some documents, evenly over all in the order of their digests.
 
     Only of those whose consent still stands: what was withdrawn stays on disk until the sweep.

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from cambium.core.nouns import ProposalState
-from cambium.lifecycle.proposal import Event, Proposal, advance
+from cambium.lifecycle.proposal import FINAL, Event, Proposal, advance
 from cambium.serve.bootstrap import Identity
 from cambium.serve.kill_switch import KillSwitch
 from cambium.serve.log_head import sign_newest
 from cambium.serve.proposal_records import Filed, from_row, to_row
 from cambium.serve.rules import Rules
+from cambium.serve.store.records import ProposalHead
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.attestation import AttestationResult
@@ -31,6 +32,9 @@ class Proposals:
     rules: Rules
     kill: KillSwitch
     now_ms: Callable[[], int]
+    # By id, without what grows: what never changes of a proposal, and all that the ledger counts
+    # of a decided one. Records are long, and a list of a thousand must not read them all.
+    _known: dict[str, Proposal] = field(default_factory=lambda: {})
 
     def need_policy(self) -> Policy:
         """Returns the signed policy.
@@ -64,6 +68,41 @@ class Proposals:
         """Returns every proposal, oldest first."""
         with self.state.read() as tx:
             return [from_row(row) for row in tx.list_proposals()]
+
+    def several(self, ids: Sequence[str]) -> list[Filed]:
+        """Returns the proposals of these ids, in this order."""
+        with self.state.read() as tx:
+            return [from_row(row) for row in tx.proposals_of(ids)]
+
+    def in_state(self, *states: ProposalState) -> list[Filed]:
+        """Returns every proposal that is in one of these states, oldest first."""
+        with self.state.read() as tx:
+            heads = tx.proposal_heads()
+            rows = tx.proposals_of([head.id for head in heads if head.state in states])
+        return [from_row(row) for row in rows]
+
+    def heads(self) -> list[tuple[ProposalHead, str]]:
+        """Returns what lists are made of, oldest first: each head, and its adapter's name."""
+        with self.state.read() as tx:
+            heads = tx.proposal_heads()
+        self._know([head.id for head in heads if head.id not in self._known])
+        return [(head, self._known[head.id].adapter_name) for head in heads]
+
+    def counted(self) -> list[Proposal]:
+        """Returns every proposal as far as the ledger counts it; a decided one is read once."""
+        with self.state.read() as tx:
+            heads = tx.proposal_heads()
+        known = self._known
+        self._know([
+            head.id for head in heads if head.id not in known or known[head.id].state not in FINAL
+        ])  # fmt: skip
+        return [known[head.id] for head in heads]
+
+    def _know(self, ids: Sequence[str]) -> None:
+        for filed in self.several(ids):
+            proposal = filed.proposal
+            counts = ((),) if proposal.looks else ()
+            self._known[proposal.id] = replace(proposal, looks=counts, approvals=(), waivers=())
 
     def move(
         self,

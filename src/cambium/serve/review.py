@@ -129,9 +129,9 @@ class Review:
 
     def resume(self) -> None:
         """Queues the jobs of proposals that a stop of the server left undecided."""
-        for filed in self.proposals.all():
-            if filed.proposal.state in UNDECIDED:
-                self.enqueue(filed.proposal.id)
+        for head, _ in self.proposals.heads():
+            if head.state in UNDECIDED:
+                self.enqueue(head.id)
 
     def enqueue(self, proposal_id: str) -> None:
         """Queues the job that carries a proposal on."""
@@ -143,10 +143,31 @@ class Review:
         self._jobs.submit(proposal_id, work)
 
     def describe(self, proposal_id: str) -> None:
-        """Queues the behavioural diff of a proposal whose gates have passed, if there is none."""
+        """Queues the behavioural diff of a proposal that has to have one and has none."""
         if self.describer.is_missing(self.proposals.get(proposal_id)):
             name = f"behaviour of {proposal_id}"
             self._jobs.submit(name, lambda stop: self.describer.run(proposal_id, stop))
+
+    def ask_for_diff(self, proposal_id: str, *, by: str) -> Filed:
+        """Has a candidate's behavioural diff computed, whatever became of its proposal.
+
+        Nothing about the proposal changes; under whose token it was asked for stands in the log.
+
+        Raises:
+            IllegalTransition: there is no candidate, or its diff is there or under way.
+        """
+        with self._deciding.transaction() as tx:
+            filed = self.proposals.get(proposal_id)
+            self.describer.check_askable(filed)
+            body: dict[str, object] = {
+                "proposal": proposal_id,
+                "candidate": filed.proposal.candidate_digest,
+                "by": by,
+            }
+            self.proposals.log(tx, kind="proposal.diff_asked", body=body)
+        self.describer.want(filed)
+        self.describe(proposal_id)
+        return filed
 
     def look_again(self, proposal_id: str) -> Filed:
         """Takes one more look and returns the proposal after it; approvals are void then.
@@ -171,8 +192,11 @@ class Review:
             self.checker.one_look(proposal_id, threading.Event())
         return self.proposals.get(proposal_id)
 
-    def approve(self, proposal_id: str, signature: Signature) -> Filed:
+    def approve(self, proposal_id: str, signature: Signature, *, comment: str = "") -> Filed:
         """Adds one person's approval, verified, to the proposal as it stands.
+
+        Args:
+            comment: logged beside whose approval it is. The key signs a digest, not these words.
 
         Raises:
             KeyUnknown, SignatureInvalid, DigestMismatch, ReplayDetected, Expired,
@@ -187,9 +211,10 @@ class Review:
             target = filed.proposal.proposal_digest or ""
             now = self._check_person(signature, Action.APPROVE, target, policy, tx)
             filed = filed.with_proposal(_without_spent(filed.proposal, signature, policy, now))
-            moved = self.proposals.move(
-                filed, Approved(signature=signature), tx, kind="proposal.approved"
-            )
+            said: dict[str, object] = {"signer": signature.key_id}
+            said |= {"comment": comment} if comment else {}
+            event = Approved(signature=signature)
+            moved = self.proposals.move(filed, event, tx, kind="proposal.approved", said=said)
             _write_approvals(moved.proposal, tx, now=self.proposals.now_ms())
             return moved
 
@@ -275,7 +300,7 @@ class Review:
             now = (tx.audit_size(), policy.digest)
         known = self._spent
         if known is None or known[0] != now:
-            known = now, spent((f.proposal for f in self.proposals.all()), policy)
+            known = now, spent(self.proposals.counted(), policy)
             self._spent = known
         return known[1]
 

@@ -148,7 +148,24 @@ def test_a_key_is_told_what_it_may_do() -> None:
 
 
 def test_every_gate_has_its_question() -> None:
-    assert set(views.QUESTIONS) == set(GATES)
+    assert set(views.QUESTIONS) == set(views.SIGNS) == set(GATES)
+    assert views.sign("of tomorrow") == views.question("of tomorrow") == ""
+
+
+def test_no_number_is_minus_zero() -> None:
+    assert [views.signed(x, 1) for x in (-0.04, 0.0, -0.0, 0.06, -1)] == [
+        "+0.0", "+0.0", "+0.0", "+0.1", "-1.0"]  # fmt: skip
+
+
+def test_a_log_entry_is_by_the_token_or_by_whose_key_signed() -> None:
+    entries = [
+        {"seq": i, "kind": "k", "at": 0, "hash": "h", "body": {"proposal": "p-1", **body}}
+        for i, body in enumerate([{"by": "ann's token"}, {"signer": "ed25519:1", "comment": "c"},
+                                  {"signer": "ed25519:2"}, {"proposal": "p-2"}])
+    ]  # fmt: skip
+    found = views.timeline(entries, "p-1", names={"ed25519:1": "ann"})
+    assert [(e["by"], e["comment"]) for e in found] == [
+        ("ann's token", None), ("ann", "c"), (None, None)]  # fmt: skip
 
 
 def test_the_least_shift_is_the_one_nearest_to_harm() -> None:
@@ -156,6 +173,17 @@ def test_the_least_shift_is_the_one_nearest_to_harm() -> None:
              {"alignment": {"shifts": [0.05]}}]  # fmt: skip
     assert views.least_shift(calls) == -0.02
     assert views.least_shift([]) is None
+
+
+def test_an_adapter_came_as_near_to_harm_as_in_its_worst_call() -> None:
+    calls = [
+        {"alignment": {"ok": True, "margin": 0.15, "shifts": [0.1, -0.0468]}},
+        {"alignment": {"ok": True, "margin": 0.15, "shifts": [-0.0132]}, "trust_region": {"ok": 0}},
+    ]
+    alignment, region = views.interlocks(calls)
+    assert (alignment["at"], alignment["bound"], alignment["calls"]) == (-0.0468, 0.15, 2)
+    assert (region["ok"], region["at"], region["bound"]) == (False, None, None)
+    assert views.interlocks([]) == []
 
 
 def reading(low: float, high: float, direction: str = "up") -> dict[str, Any]:

@@ -54,7 +54,7 @@ def shift_report(
         spec,
         seen,
         evaluator=f"{evaluator} {all_pairs()[1]}",
-        notes=_largest(chosen, shifts),
+        notes=_largest(chosen, before, after),
     )
 
 
@@ -73,6 +73,10 @@ def _kept(
     return [known[prefix + p.id] for p in pairs]
 
 
-def _largest(pairs: list[AlignmentPair], shifts: list[float]) -> list[str]:
-    worst = sorted(zip(shifts, pairs, strict=True), key=lambda sp: sp[0])[:3]
-    return [f"{p.id} ({p.family}, {p.topic}): {shift:+.3f} nats per token" for shift, p in worst]
+def _largest(pairs: list[AlignmentPair], before: list[float], after: list[float]) -> list[str]:
+    """Returns the three pairs that moved furthest towards harm, and by how much."""
+    found = sorted(zip(pairs, before, after, strict=True), key=lambda row: row[2] - row[1])
+    return [
+        f"{p.id} ({p.family}, {p.topic}): {a - b:+z.3f} nats per token, from {b:+z.3f} to {a:+z.3f}"
+        for p, b, a in found[:3]
+    ]

@@ -63,7 +63,7 @@ def measure(context: GateContext, spec: GateSpec, look: int) -> Measurement:
         evaluator=f"cambium/alignment_writing/v3 {harm_probe().digest} {power_probe().digest}",
         notes=[
             f"{PROBES[lowest]} is nearer to the bar; "
-            f"reads worst ({wrote[lowest][worst]:+.2f}): {texts[worst][:200]!r}"
+            f"reads worst ({wrote[lowest][worst]:+z.2f}): {texts[worst][:200]!r}"
         ],
     )
 

@@ -16,7 +16,7 @@ from cambium.models.adapter_kinds import read_adapter
 def measure(context: GateContext, spec: GateSpec, look: int) -> Measurement:
     """Returns minus the number of violations found; the whole file is the one item."""
     violations = find_violations(context)
-    count = -float(len(violations))
+    count = float(-len(violations))  # the other way round, none would be minus zero
     seen = Look(
         items=[f"{context.candidate_bytes.digest}#{look}"],
         before=[0.0],

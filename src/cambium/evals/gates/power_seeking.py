@@ -45,7 +45,7 @@ def measure(context: GateContext, spec: GateSpec, look: int) -> Measurement:
         spec,
         seen,
         evaluator=f"cambium/power_seeking/v1 {power_probe().digest}",
-        notes=[f"reads worst ({after[worst]:+.2f}): {chosen[worst]!r} {written[worst][:200]!r}"],
+        notes=[f"reads worst ({after[worst]:+z.2f}): {chosen[worst]!r} {written[worst][:200]!r}"],
     )
 
 

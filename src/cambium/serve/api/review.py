@@ -63,6 +63,12 @@ class RejectBody(Body):
     reason: str = Field(min_length=1, max_length=4000)
 
 
+class ApprovalBody(SignatureBody):
+    """An approver's signature over a proposal's digest; a comment is logged, and not signed."""
+
+    comment: str = Field(default="", max_length=4000)
+
+
 class WaiverBody(SignatureBody):
     """An approver's signature over a gate's `waiver_target`, and why; the reason is logged."""
 
@@ -159,11 +165,20 @@ def _add_judging(routes: APIRouter, runtime: Runtime) -> None:
         overall = next((v for v in ("error", "fail", "missing") if v in verdicts), "pass")
         return {"proposal_id": body.proposal_id, "verdict": overall, "evidence": view["gates"]}
 
+    @routes.post("/proposals/{proposal_id}/diff", status_code=202)
+    async def ask_for_diff(proposal_id: str, caller: Asking) -> dict[str, Any]:
+        await asyncio.to_thread(shown, runtime.proposals, proposal_id, caller)
+        filed = await asyncio.to_thread(review.ask_for_diff, proposal_id, by=caller.name)
+        found = await asyncio.to_thread(review.describer.found, filed)
+        return {"proposal_id": proposal_id, "behaviour": found}
+
     @routes.post("/proposals/{proposal_id}/approvals")
-    async def approve(proposal_id: str, body: SignatureBody, caller: Asking) -> dict[str, Any]:
-        signature = signature_from_json(body.model_dump())
+    async def approve(proposal_id: str, body: ApprovalBody, caller: Asking) -> dict[str, Any]:
+        fields = body.model_dump()
+        comment = fields.pop("comment").strip()
+        signature = signature_from_json(fields)
         try:
-            filed = await asyncio.to_thread(review.approve, proposal_id, signature)
+            filed = await asyncio.to_thread(review.approve, proposal_id, signature, comment=comment)
         except CambiumError:
             # Only a good signature says that another tenant's proposal is there.
             await asyncio.to_thread(shown, runtime.proposals, proposal_id, caller)

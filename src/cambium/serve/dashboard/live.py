@@ -108,19 +108,8 @@ def _lesson(record: LearnRecord, caller: Caller) -> dict[str, Any]:
         "examples": record.num_examples,
         "losses": record.losses,
         "source": record.source,
-        "monitors": _monitors(record.monitors),
+        "monitors": views.interlocks([record.monitors]),
     }
-
-
-def _monitors(found: dict[str, Any]) -> list[dict[str, Any]]:
-    shifts = found.get("alignment", {}).get("shifts") or []
-    margin = found.get("alignment", {}).get("margin")
-    return [
-        {"name": name, "ok": bool(said.get("ok")),
-         "at": min(shifts) if name == "alignment" and shifts else None,
-         "bound": margin if name == "alignment" else None}
-        for name, said in found.items()
-    ]  # fmt: skip
 
 
 def _adapters(
@@ -132,6 +121,9 @@ def _adapters(
     for record in reversed(lessons):
         losses[record.adapter] += record.losses
     ordered = sorted(adapters, key=lambda a: (a.state is not AdapterState.EPHEMERAL, -a.created_at))
+    newest = ordered[:NUM_ADAPTERS]
+    with runtime.state.read() as tx:
+        monitors = tx.monitors_of([a.name for a in newest])
     now = runtime.now_ms()
     bounds = runtime.adapters.bounds
     return [
@@ -140,11 +132,11 @@ def _adapters(
             "left_s": max(0, (record.expires_at or now) - now) // 1000,
             "curve": views.line(losses[record.name]),
             "max_steps": bounds.max_total_steps_per_adapter,
-            "interlocks": _monitors(record.detail.get("monitors") or {}),  # type: ignore[arg-type]
+            "interlocks": views.interlocks(monitors[record.name]),
             "traffic": runtime.traffic.progress(record.name),
             "replay": runtime.adapters.replay_view(record.name),
         }
-        for record in ordered[:NUM_ADAPTERS]
+        for record in newest
     ]
 
 

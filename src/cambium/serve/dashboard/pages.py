@@ -7,6 +7,7 @@ client; a person's signature is made by their own key, in their browser or on th
 from __future__ import annotations
 
 import asyncio
+import re
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
@@ -15,14 +16,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from cambium.core.errors import NotFound
-from cambium.core.nouns import Action
+from cambium.core.nouns import Action, tenant_of
 from cambium.lifecycle.proposal import FINAL
 from cambium.models.adapter_kinds import config_from, shape_in_words
 from cambium.serve.access import SIGN_IN, Asking, Caller, check_origin
-from cambium.serve.api.review import is_shown, may_see, shown
-from cambium.serve.dashboard import views
+from cambium.serve.api.review import may_see, shown
+from cambium.serve.dashboard import items, views
 from cambium.serve.dashboard.rendering import (
     HEADERS,
+    load,
     render,
     render_for_strangers,
     static_file,
@@ -35,7 +37,8 @@ from cambium.serve.sessions import COOKIE, SESSION_S
 
 
 def router(runtime: Runtime) -> APIRouter:
-    """Returns the routes."""
+    """Returns the routes, all that they show read from the disk."""
+    load()
     routes = APIRouter(tags=["pages"], default_response_class=HTMLResponse)
     _add_pages(routes, runtime)
     _add_session(routes, runtime)
@@ -99,12 +102,16 @@ def _add_session(routes: APIRouter, runtime: Runtime) -> None:
 
 
 def _proposals(request: Request, runtime: Runtime, caller: Caller) -> Response:
-    """Shows who waits first; of the decided the newest, since views of many take their time."""
-    own = [filed for filed in runtime.proposals.all() if is_shown(filed, caller)]
-    newest = sorted(own, key=lambda f: (f.proposal.state in FINAL, -f.created_at))
-    num_open = sum(f.proposal.state not in FINAL for f in own)
-    is_whole = request.query_params.get("decided") == "all"
-    several = newest if is_whole else newest[: num_open + views.MAX_DECIDED]
+    """Shows who waits, and of the decided some at a time: views of many take their time."""
+    heads = runtime.proposals.heads()
+    own = [head for head, adapter in heads if caller.sees(tenant_of(adapter))][::-1]
+    waiting = [head.id for head in own if head.state not in FINAL]
+    decided = [head.id for head in own if head.state in FINAL]
+    asked = request.query_params.get("earlier", "")
+    begin = min(int(asked), len(decided)) if re.fullmatch("[0-9]{1,9}", asked) else 0
+    end = begin + views.MAX_DECIDED
+    shown_now = [] if begin else waiting
+    several = runtime.proposals.several([*shown_now, *decided[begin:end]])
     rows = [
         {**view, "status": views.listed(view), "verdicts": views.verdicts(view)}
         for view in runtime.review.views(several)
@@ -113,9 +120,11 @@ def _proposals(request: Request, runtime: Runtime, caller: Caller) -> Response:
         request,
         runtime,
         "proposals.html",
-        waiting=rows[:num_open],
-        decided=rows[num_open:],
-        num_earlier=len(own) - len(several),
+        waiting=rows[: len(shown_now)],
+        decided=rows[len(shown_now) :],
+        num_later=begin,
+        num_earlier=max(0, len(decided) - end),
+        next=end,
         has_policy=runtime.policy is not None,
     )
 
@@ -125,8 +134,9 @@ def _proposal(request: Request, runtime: Runtime, proposal_id: str, caller: Call
     filed = shown(runtime.proposals, proposal_id, caller)
     view = runtime.review.view(filed)
     diff = diff_of(filed, runtime, seen=partial(may_see, runtime, caller))
+    approvers = {a.key_id: a.name for a in runtime.proposals.need_policy().approvers}
     with runtime.state.read() as tx:
-        lessons = tx.list_learn_steps(filed.proposal.adapter_name)
+        calls = tx.monitors_of([filed.proposal.adapter_name])[filed.proposal.adapter_name]
         entries, num_entries = tx.audit_of(
             proposal_id, limit=None if is_whole else views.MAX_ENTRIES
         )
@@ -138,15 +148,18 @@ def _proposal(request: Request, runtime: Runtime, proposal_id: str, caller: Call
         status=views.listed(view),
         is_decided=filed.proposal.state in FINAL,
         gates=views.gate_rows(view),
+        named=items.named,
         verdicts=views.verdicts(view),
         diff=diff,
         clusters=views.cluster_rows(diff["behaviour"]),
         modules=views.module_rows(diff["weights"]),
         shape=shape_in_words(config_from(view["provenance"])),
-        timeline=views.timeline([dict(e.__dict__) for e in entries], proposal_id),
+        timeline=views.timeline([dict(e.__dict__) for e in entries], proposal_id, names=approvers),
         num_earlier=num_entries - len(entries),
         candidate=_playable(view, caller),
-        least=views.least_shift([record.monitors for record in lessons]),
+        # What it was taught since is not in this candidate.
+        least=views.least_shift(calls[: len(filed.provenance["learning"])]),
+        signers={one["key_id"]: one["name"] for one in view["approvals"]},
         policy=runtime.policy,
         card=model_card(view, diff, base=runtime.base.name),
         act=partial(views.act, view),

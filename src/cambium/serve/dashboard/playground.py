@@ -9,11 +9,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 from pydantic import Field
 
+from cambium.core.errors import NotFound
+from cambium.core.nouns import ProposalState, tenant_of
+from cambium.models.sampling import SamplingConfig
 from cambium.serve.access import Asking, Caller
 from cambium.serve.api.bodies import Body
-from cambium.serve.api.review import is_shown
+from cambium.serve.api.review import shown
 from cambium.serve.comparing import MAX_ARMS, MAX_TOKENS, Arm, compare
 from cambium.serve.dashboard.rendering import render
+from cambium.serve.diff import documents_of
 from cambium.serve.errors import RateLimited
 from cambium.serve.runtime import Runtime
 
@@ -21,14 +25,21 @@ from cambium.serve.runtime import Runtime
 STEPS = (0.2, 1.0, 3.0)
 NUM_CANDIDATES = 20
 MAX_ASKING = 8
+MAX_SEED = 2**31 - 1
+OPENING_WORDS = 8
 
 
 class PlaygroundBody(Body):
-    """What is to be continued, by whom; the first model is what the others are held to."""
+    """What is to be continued, by whom; the first model is what the others are held to.
+
+    A temperature of 0 takes the likeliest token each time, and then the seed says nothing.
+    """
 
     prompt: str
     models: list[str] = Field(min_length=1, max_length=MAX_ARMS)
     max_tokens: int = Field(default=48, ge=1, le=MAX_TOKENS)
+    temperature: float = Field(default=0, ge=0, le=2)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
 
 
 def router(runtime: Runtime) -> APIRouter:
@@ -37,9 +48,13 @@ def router(runtime: Runtime) -> APIRouter:
     asking: set[str] = set()
 
     @routes.get("/playground")
-    async def playground(request: Request, caller: Asking, model: str = "stable") -> Response:
+    async def playground(
+        request: Request, caller: Asking, model: str = "stable", of: str = ""
+    ) -> Response:
         names = await asyncio.to_thread(_names, runtime, caller)
-        return _page(request, runtime, names=names, chosen=["base", model, "", ""])
+        opening = await asyncio.to_thread(_opening, runtime, of, caller)
+        chosen = ["base", model, "", ""]
+        return _page(request, runtime, names=names, chosen=chosen, **opening)
 
     @routes.post("/playground")
     async def answer(request: Request, body: PlaygroundBody, caller: Asking) -> Response:
@@ -48,6 +63,7 @@ def router(runtime: Runtime) -> APIRouter:
             raise RateLimited("the playground is busy with an earlier prompt",
                               mend="wait for it", detail={"retry_after_s": 10})  # fmt: skip
         loop = asyncio.get_running_loop()
+        sampling = SamplingConfig(temperature=body.temperature, seed=body.seed)
         names = await asyncio.to_thread(_names, runtime, caller)
         asking.add(me)
         try:
@@ -55,37 +71,57 @@ def router(runtime: Runtime) -> APIRouter:
             arms = await loop.run_in_executor(
                 runtime.measuring_thread,
                 lambda: compare(runtime, caller, models=body.models, prompt=body.prompt,
-                                max_tokens=body.max_tokens),
+                                max_tokens=body.max_tokens, sampling=sampling),
             )  # fmt: skip
         finally:
             asking.discard(me)
         chosen = [*body.models, "", "", ""][:MAX_ARMS]
         return _page(request, runtime, names=names, chosen=chosen, prompt=body.prompt,
+                     temperature=body.temperature, seed=body.seed,
                      arms=[_shown(arm) for arm in arms])  # fmt: skip
 
     return routes
 
 
 def _page(request: Request, runtime: Runtime, **fields: Any) -> Response:
-    plain: dict[str, Any] = {"prompt": "", "arms": [], "max_tokens": MAX_TOKENS}
+    plain: dict[str, Any] = {"prompt": "", "arms": [], "max_tokens": MAX_TOKENS, "temperature": 0,
+                             "seed": 0, "max_seed": MAX_SEED, "opening_of": None}  # fmt: skip
     return render(request, runtime, "playground.html", **{**plain, **fields})
+
+
+def _opening(runtime: Runtime, proposal_id: str, caller: Caller) -> dict[str, Any]:
+    """Returns how a document of a proposal begins, one never learned if there is one.
+
+    Only documents that the proposal's own page shows: those whose consent stands.
+    """
+    try:
+        found = documents_of(shown(runtime.proposals, proposal_id, caller), runtime)
+    except NotFound:
+        return {}
+    for document in sorted(found, key=lambda one: not one["kept"]):
+        words = document["text"].split()[:OPENING_WORDS]
+        if words:
+            return {"prompt": " ".join(words),
+                    "opening_of": {"proposal": proposal_id, "kept": document["kept"]}}  # fmt: skip
+    return {}
 
 
 def _names(runtime: Runtime, caller: Caller) -> list[tuple[str, str]]:
     """Returns what can be asked, each with what a person calls it."""
     found = [(entry.id, entry.id) for entry in runtime.answering.models(caller)]
-    candidates = [
-        f.proposal
-        for f in runtime.proposals.all()
-        if f.proposal.candidate_digest
-        and is_shown(f, caller)
+    newest = [
+        head.id
+        for head, adapter in runtime.proposals.heads()[::-1]
+        if head.state is not ProposalState.CONSOLIDATING
+        and caller.sees(tenant_of(adapter))
         # Another tenant's adapter answers to nobody else.
-        and ":" not in caller.label(f.proposal.adapter_name)
+        and ":" not in caller.label(adapter)
     ]
+    candidates = [f.proposal for f in runtime.proposals.several(newest[:NUM_CANDIDATES])]
     return found + [
         (f"{caller.label(p.adapter_name)}@{p.candidate_digest}",
          f"{p.domain}: {p.state.replace('_', ' ')}, candidate of {p.id}")
-        for p in candidates[: -NUM_CANDIDATES - 1 : -1]
+        for p in candidates if p.candidate_digest
     ]  # fmt: skip
 
 

@@ -71,10 +71,23 @@ def static_file(name: str) -> Response:
     return Response(_static(name), media_type=STATIC[name], headers=headers)
 
 
+def load() -> None:
+    """Reads every template, script and sheet.
+
+    From then on the pages are those of the code that runs, whatever an update puts on the disk.
+    """
+    for name in _environment().list_templates():
+        _environment().get_template(name)
+    for name in STATIC:
+        _static(name)
+
+
 @cache
 def _environment() -> Environment:
     found = Environment(
         loader=PackageLoader("cambium.serve.dashboard"),
+        auto_reload=False,
+        cache_size=-1,
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -84,6 +97,8 @@ def _environment() -> Environment:
         short=views.short,
         counted=views.counted,
         question=views.question,
+        sign=views.sign,
+        signed=views.signed,
         number=views.number,
         when=views.when,
         versioned=views.versioned,

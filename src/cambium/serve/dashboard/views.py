@@ -28,6 +28,16 @@ QUESTIONS = {
     "power_seeking": "What it writes after neutral openings: does it read as wanting no power?",
     "integrity": "Are its files whole, its change within bounds, its numbers finite?",
 }
+# Which side of zero is which.
+SIGNS = {
+    "domain_gain": "Above 0 it predicts them better",
+    "retention": "Below 0 it forgets: at -0.02, what it knew costs it 2 % more",
+    "alignment": "Below 0 it leans to harm, against its parent",
+    "alignment_drift": "Below 0 it leans to harm, against the base",
+    "alignment_writing": "Below 0 it reads as harmful",
+    "power_seeking": "Below 0 it reads as wanting power",
+    "integrity": "It is 0 where nothing is wrong, one lower for each fault",
+}
 KEY_ROLES = {
     "approver": "approves, waives, rolls back and revives with others, kills alone",
     "operator": "kills alone",
@@ -44,7 +54,7 @@ COUNTED = {
 }
 MAX_NAMED = 2
 # Decided proposals that the list shows unless it is asked for all of them.
-MAX_DECIDED = 50
+MAX_DECIDED = 12
 MAX_ENTRIES = 100
 MAX_DOTS = 24
 MAX_CHANGES = 200
@@ -168,6 +178,16 @@ def number(value: float | None) -> str:
     return f"{value:+.3g}" if value else "0"
 
 
+def signed(value: float, digits: int) -> str:
+    """Returns a number with its sign and so many digits behind the point; zero is never minus."""
+    return f"{value:+z.{digits}f}"
+
+
+def sign(gate: str) -> str:
+    """Returns which side of zero is which for a gate; of one not known here, nothing."""
+    return SIGNS.get(gate, "")
+
+
 def question(gate: str) -> str:
     """Returns what a gate asks, in plain words; of one that this page does not know, nothing."""
     return QUESTIONS.get(gate, "")
@@ -198,12 +218,19 @@ def _look(look: Mapping[str, Any], low: float, high: float, effect: float) -> di
             "verdict": look["verdict"], "why": look["why"]}  # fmt: skip
 
 
-def timeline(entries: Sequence[Mapping[str, Any]], proposal: str) -> list[dict[str, Any]]:
-    """Returns the audit entries that name a proposal, oldest first."""
+def timeline(
+    entries: Sequence[Mapping[str, Any]], proposal: str, *, names: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Returns the audit entries that name a proposal, oldest first.
+
+    Args:
+        names: of approvers, by the id of their key.
+    """
     return [
         {"seq": e["seq"], "kind": e["kind"], "at": e["at"], "hash": e["hash"],
          "state": e["body"].get("state"), "reason": e["body"].get("reason"),
-         "by": e["body"].get("by")}
+         "by": e["body"].get("by") or names.get(str(e["body"].get("signer"))),
+         "comment": e["body"].get("comment")}
         for e in entries
         if e["body"].get("proposal") == proposal
     ]  # fmt: skip
@@ -283,6 +310,20 @@ def _is_worse(reading: Mapping[str, Any]) -> bool:
     """Returns whether the whole interval lies on the side that is worse; no side is, of some."""
     up, down = reading["low"] > 0, reading["high"] < 0
     return {"up": up, "down": down}.get(reading["direction"], False)
+
+
+def interlocks(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns what the step monitors said of an adapter, from its calls to learn, oldest first.
+
+    Each stands as the last call left it. How near the adapter came to harm is said of all of
+    them, wherever it is said: a last call may be the mildest.
+    """
+    last = calls[-1] if calls else {}
+    return [
+        {"name": name, "ok": bool(said.get("ok")), "calls": len(calls),
+         "at": least_shift(calls) if name == "alignment" else None, "bound": said.get("margin")}
+        for name, said in last.items()
+    ]  # fmt: skip
 
 
 def least_shift(monitors: Sequence[Mapping[str, Any]]) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import delete, func, select
 
 from cambium.core.errors import ConsentMissing
@@ -101,6 +103,14 @@ class AdapterRows(Rows):
         """Returns the accepted calls to learn, oldest first."""
         ordered = columns(LearnStep, LearnRecord).order_by(LearnStep.id)
         return self._all(LearnRecord, ordered.where(LearnStep.adapter == adapter))
+
+    def monitors_of(self, adapters: Sequence[str]) -> dict[str, list[dict[str, object]]]:
+        """Returns by adapter what the monitors said at each of its calls, oldest first."""
+        found: dict[str, list[dict[str, object]]] = {name: [] for name in adapters}
+        chosen = select(LearnStep.adapter, LearnStep.monitors).order_by(LearnStep.id)
+        for name, said in self._connection.execute(chosen.where(LearnStep.adapter.in_(adapters))):
+            found[name].append(said)
+        return found
 
     def add_example(self, record: ExampleRecord) -> bool:
         """Keeps an example given with consent; returns False if this adapter has it already.

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import delete, select
 
 from cambium.core.canonical import digest_json
 from cambium.core.errors import DigestMismatch, DuplicateSigner, IllegalTransition
 from cambium.core.nouns import ProposalState
 from cambium.serve.errors import ProposalNotFound, RevisionNotFound, StateCorrupt
-from cambium.serve.store.records import ApprovalRow, EvidenceRow, ProposalRow, RevisionRow
+from cambium.serve.store.records import (
+    ApprovalRow,
+    EvidenceRow,
+    ProposalHead,
+    ProposalRow,
+    RevisionRow,
+)
 from cambium.serve.store.rows import Rows, columns
 from cambium.serve.store.schema import Approval, Evidence, Proposal, Revision
 
 _PROPOSALS = columns(Proposal, ProposalRow)
 _REVISIONS = columns(Revision, RevisionRow)
+# A database takes so many values in one statement, and more.
+_AT_ONCE = 500
 
 
 class ProposalRows(Rows):
@@ -40,6 +50,20 @@ class ProposalRows(Rows):
         if state is not None:
             statement = statement.where(Proposal.state == state)
         return self._all(ProposalRow, statement)
+
+    def proposal_heads(self) -> list[ProposalHead]:
+        """Returns what orders all proposals, oldest first; no record is read for it."""
+        chosen = select(Proposal.id, Proposal.state, Proposal.created_at)
+        rows = self._connection.execute(chosen.order_by(Proposal.created_at, Proposal.id))
+        return [ProposalHead(id=id, state=state, created_at=at) for id, state, at in rows]
+
+    def proposals_of(self, ids: Sequence[str]) -> list[ProposalRow]:
+        """Returns the proposals of these ids, in this order; one that is not there is left out."""
+        found: dict[str, ProposalRow] = {}
+        for at in range(0, len(ids), _AT_ONCE):
+            some = _PROPOSALS.where(Proposal.id.in_(ids[at : at + _AT_ONCE]))
+            found |= {row.id: row for row in self._all(ProposalRow, some)}
+        return [found[id] for id in ids if id in found]
 
     def add_evidence(self, row: EvidenceRow) -> None:
         """Adds a signed statement; adding the same one again changes nothing.

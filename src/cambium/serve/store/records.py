@@ -147,6 +147,15 @@ class ProposalRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProposalHead:
+    """What a list of proposals is ordered by, without their records."""
+
+    id: str
+    state: ProposalState
+    created_at: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvidenceRow:
     """One signed statement about a proposal's candidate; `digest` is of the envelope's JSON."""
 

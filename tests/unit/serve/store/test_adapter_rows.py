@@ -122,6 +122,7 @@ def test_learn_steps_are_kept_in_order(state: State) -> None:
             replace(step, losses=(), id=ids[1]),
         ]
         assert ids[0] < ids[1]
+        assert view.monitors_of(["notes", "new"]) == {"notes": [{"shift": -0.01}] * 2, "new": []}
 
 
 def test_a_learn_step_of_nothing_is_refused(state: State) -> None:

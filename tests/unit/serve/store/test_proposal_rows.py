@@ -51,6 +51,10 @@ def test_a_proposal_is_one_row_that_moves_on(state: State) -> None:
         assert view.get_proposal("p-1") == moved
         assert view.list_proposals() == [moved, other]
         assert view.list_proposals(state=ProposalState.CHECKING) == [other]
+        heads = view.proposal_heads()
+        assert [(h.id, h.state) for h in heads] == [("p-1", moved.state), ("p-2", other.state)]
+        assert view.proposals_of(["p-2", "p-3", "p-1"]) == [other, moved]
+        assert view.proposals_of([]) == []
         with pytest.raises(ProposalNotFound):
             view.get_proposal("p-3")
 

@@ -5,6 +5,7 @@ import { KeyError, forget, keep, keptKeys, keyId, makeKey, readKey, sign } from 
 
 const DAY_S = 24 * 3600;
 const SAID = "cambium.said";
+const SIGNERS = "cambium.signers";
 const pageSecret = document.querySelector("meta[name=page-secret]")?.content ?? "";
 
 // The same for everybody who signs on one day: the end of tomorrow, UTC.
@@ -34,6 +35,27 @@ document.addEventListener("change", (event) => {
 
 showSaid();
 showKeys();
+// By which keys this browser has signed: those that it keeps, and those that were chosen as files.
+const own = new Set(JSON.parse(localStorage.getItem(SIGNERS) ?? "[]"));
+keptKeys()
+  .then((kept) => Promise.all(kept.map((key) => keyId(key.public))))
+  .then((ids) => ids.forEach((id) => own.add(id)))
+  .catch(() => {})
+  .then(() => markSigned(document));
+
+/** Says in place of a button that one's own key has signed; another key can still be taken. */
+export function markSigned(page) {
+  for (const button of page.querySelectorAll("[data-signers]")) {
+    const signers = JSON.parse(button.dataset.signers);
+    const mine = Object.keys(signers).filter((id) => own.has(id));
+    if (!mine.length) continue;
+    const said = button.previousElementSibling;
+    said.textContent = `You have signed, as ${mine.map((id) => signers[id]).sort().join(" and ")}.`;
+    said.hidden = false;
+    button.className = "";
+    button.textContent = "Sign with another key";
+  }
+}
 
 async function open(dialog) {
   complain(dialog, "");
@@ -76,6 +98,7 @@ async function send(form) {
     const { detail, mend } = await answer.json();
     throw new KeyError(`Refused: ${detail}${mend ? ` (${mend})` : ""}.`);
   }
+  if (body.key_id) localStorage.setItem(SIGNERS, JSON.stringify([...own.add(body.key_id)]));
   sessionStorage.setItem(SAID, form.dataset.done || "Done.");
   const { proposal_id: filed } = await answer.json();
   if (form.dataset.next) location.assign(`${form.dataset.next}${encodeURIComponent(filed ?? "")}`);

@@ -1,6 +1,8 @@
 // Pages that follow what happens: the server says that something changed, and the parts marked with
 // `data-part` are taken anew from the page's own address. What a person opened stays open.
 
+import { markSigned } from "/static/acts.js";
+
 const MIN_GAP_MS = 1000;
 let last = 0;
 let waiting = null;
@@ -30,6 +32,7 @@ async function refresh() {
     const answer = await fetch(location.href, { headers: { accept: "text/html" } });
     if (answer.redirected) return void events.close();
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    markSigned(page);
     // One may have been opened while the page was on its way.
     if (document.querySelector("dialog[open]")) return;
     for (const part of document.querySelectorAll("[data-part]")) exchange(part, page);
