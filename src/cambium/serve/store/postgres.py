@@ -57,6 +57,7 @@ def open_postgres(url: URL) -> Engine:
 def alone_at_opening(engine: Engine) -> Iterator[None]:
     """Lets processes open the state one after another; the next one sees all that this one did."""
     with engine.connect() as connection:
+        connection.detach()  # it ends here, whatever becomes of the engine meanwhile
         transaction = connection.begin()
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{OPENER_WAITS_S}s'")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({OPENER_LOCK})")
