@@ -26,7 +26,7 @@ from cambium.serve.store.database import (
     require_current_schema,
 )
 from cambium.serve.store.durable import make_durable_folder
-from cambium.serve.store.failures import known_errors
+from cambium.serve.store.failures import known_errors, told_why
 from cambium.serve.store.folder_lock import FolderLock
 from cambium.serve.store.membership import Membership
 from cambium.serve.store.moving import DATABASE_FILE, chosen_database, move, put_away, remember
@@ -76,15 +76,18 @@ class State:
             ConfigError: the folder or the URL cannot be used, or another version wrote it.
             StateCorrupt: the database is damaged.
             StorageFull: there is no room for the first files.
+            StateUnreachable: the database does not answer.
         """
         database = chosen_database(folder, url)
         if not exclusive:
             is_file = database.get_backend_name() == "sqlite"
             if is_file and not Path(str(database.database)).is_file():
                 raise ConfigError(f"there is no state in {folder}", mend="start a server on it")
-            return cls._opened(open_engine(database), folder=folder, lock=None)
+            with told_why():
+                return cls._opened(open_engine(database), folder=folder, lock=None)
         engine = open_engine(database)
-        with known_errors(), alone_at_opening(engine) if _can_share(engine) else nullcontext():
+        alone = alone_at_opening(engine) if _can_share(engine) else nullcontext()
+        with told_why(), known_errors(), alone:
             try:
                 make_durable_folder(folder)
                 # What the folder's own file holds is moved by one process alone.

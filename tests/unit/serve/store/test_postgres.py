@@ -15,7 +15,7 @@ from tests.postgres import fresh_database
 
 from cambium.core.errors import ConfigError, DataError
 from cambium.core.nouns import AdapterState
-from cambium.serve.errors import StateLocked
+from cambium.serve.errors import StateLocked, StateUnreachable
 from cambium.serve.store.failures import known_errors
 from cambium.serve.store.folder_lock import FolderLock
 from cambium.serve.store.moving import URL_FILE, remember
@@ -146,9 +146,9 @@ def test_a_database_that_does_not_sync_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["postgresql://nobody@127.0.0.1:1/none"])
 def test_a_database_that_is_not_there_is_said_so(tmp_path: Path, url: str) -> None:
-    with pytest.raises(ConfigError, match="cannot be reached") as refused:
+    with pytest.raises(StateUnreachable, match="cannot be reached") as refused:
         State.open(tmp_path, url=url)
-    assert "\n" not in refused.value.one_line()
+    assert "\n" not in refused.value.one_line() and "refused" in refused.value.message
     assert not (tmp_path / URL_FILE).exists()
 
 
