@@ -123,6 +123,7 @@ class Runtime:
         self.answering = Answering(self)
         self.subjects = Subjects(self)
         self.kill.listen(self._on_kill)
+        self.deciding.on_look = self.tokens.follow
         self.deciding.on_act = self.adapters.forget_ended
         # What follows must not wait for lessons under way, which the other thread does.
         self.deciding.on_policy = lambda: self.slow_threads.submit(self._follow_rules)
