@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +20,7 @@ from cambium.models.engine import Engine
 from cambium.serve.checking import Checker
 from cambium.serve.errors import SystemKilled
 from cambium.serve.following import Following
+from cambium.serve.jobs import AWAY
 from cambium.serve.proposal_records import Filed, to_row
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
@@ -71,7 +71,7 @@ class Describer:
         """Returns whether there is something to compute that did not fail before."""
         return bool(self.found(filed).get("pending"))
 
-    def run(self, proposal_id: str, stop: threading.Event) -> None:
+    def run(self, proposal_id: str) -> None:
         """Computes and keeps the diff of a proposal whose gates have passed."""
         filed, bank = self.checker.as_it_stands(proposal_id)
         # Against any other parent, a candidate might be compared with itself.
@@ -80,9 +80,11 @@ class Describer:
         arms = digest_json(_arms_of(filed))
         try:
             context = self.checker.context(filed, bank)
-            self._keep(filed, self._computed(context, filed, stop))
+            self._keep(filed, self._computed(context, filed))
         except (Stopped, SystemKilled):
             return
+        except AWAY:
+            raise
         except CambiumError as error:
             self._failed[arms] = error.one_line()
             _log.warning("no behavioural diff of %s: %s", proposal_id, error.one_line())
@@ -105,22 +107,14 @@ class Describer:
         record: dict[str, Any] = json.loads(self.proposals.state.blobs.get(filed.behaviour_blob))
         return record if record["of"] == _arms_of(filed) else None
 
-    def _computed(
-        self, context: GateContext, filed: Filed, stop: threading.Event
-    ) -> dict[str, Any]:
+    def _computed(self, context: GateContext, filed: Filed) -> dict[str, Any]:
         bank = _prompts(context, self.num_prompts)
         plan = SamplingPlan(seed=context.seed % 2**62)
         before, after = (
             self._subject(context, name, adapters)
             for name, adapters in (("parent", context.parent), ("candidate", context.candidate))
         )
-
-        def on_share(share: float) -> None:
-            if stop.is_set():
-                raise Stopped("the server is closing")
-
-        arms = sample_arms(before, after, bank.prompts, plan=plan, progress=on_share)
-
+        arms = sample_arms(before, after, bank.prompts, plan=plan)
         found = behaviour_diff(
             bank.prompts, *arms, embed=self.encoder.embed, config=BehaviourConfig()
         )
