@@ -106,11 +106,23 @@ def _two_processes(found: Service, say: Callable[[str], None]) -> list[Row]:
     rows: list[Row] = []
     with trust_following.postgres() as url, trust_following.two_processes(found, url) as pair:
         for what, times, setting in (
-            ("release", trust_following.release_ms(*pair), "a release to its serving, 50"),
-            ("kill", trust_following.kill_ms(*pair), "a kill to its refusing, 20"),
-            ("adapter", trust_following.adapter_ms(*pair), "a new adapter to its first token, 20"),
+            (
+                "release",
+                trust_following.release_ms(*pair),
+                "a release to its serving by the other, 50 times",
+            ),
+            (
+                "kill",
+                trust_following.kill_ms(*pair),
+                "a kill to its refusing by the other, 20 times",
+            ),
+            (
+                "adapter",
+                trust_following.adapter_ms(*pair),
+                "a call that makes an adapter to the other's first token, 20 times",
+            ),
         ):
-            setting = f"from one process's end of {setting} by the other"
+            setting = f"from the end, in one process, of {setting}"
             rows += [
                 _time(f"trust.follow_ms.{what}.p50", median(times), setting),
                 _time(f"trust.follow_ms.{what}.p95", trust_service.p95(times), setting),
