@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,19 +26,34 @@ SCRIPT = Path(__file__).parent / "integration" / "server_process.py"
 
 @dataclass(kw_only=True)
 class Killable:
-    """The parent of the servers, and the address they all have."""
+    """The parent of the servers, the address they all have, and the file they complain into."""
 
     process: subprocess.Popen[str]
     port: int
+    log: Path
     pid: int = 0
+    is_ready: bool = False
+
+    def wait(self) -> None:
+        """Waits until the parent has loaded the code: what it forks then starts at once."""
+        assert self.process.stdout
+        if not self.is_ready:
+            assert self.process.stdout.readline() == "ready\n"
+            self.is_ready = True
 
     def start(self) -> httpx.Client:
         assert self.process.stdin and self.process.stdout
+        self.wait()
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         self.pid = int(self.process.stdout.readline().removeprefix("pid "))
-        http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60, trust_env=False)
-        assert http.get("/readyz").status_code == 200
+        url = f"http://127.0.0.1:{self.port}"
+        http = httpx.Client(base_url=url, timeout=120, trust_env=False)
+        try:
+            assert http.get("/readyz").status_code == 200
+        except httpx.TransportError as error:
+            http.close()
+            raise AssertionError(f"no server: {self.log.read_text()}") from error
         return http
 
     def kill(self) -> None:
@@ -55,15 +70,24 @@ def killable_servers(state: Path, base: Path, *, db: str = "") -> Iterator[Killa
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, str(SCRIPT), str(state), str(base), str(port), *filter(None, [db])]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    with process:
-        found = Killable(process=process, port=port)
-        yield found
-        if found.pid:
-            found.kill()
-        process.kill()
+    log = base.parent / f"server-{port}.log"
+    with (
+        log.open("w") as said,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
+        ) as process,
+    ):
+        found = Killable(process=process, port=port, log=log)
+        try:
+            yield found
+        except BaseException:
+            print(log.read_text())
+            raise
+        finally:  # a test that fails must not leave its servers, and wait for them
+            if found.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(found.pid, signal.SIGKILL)
+            process.kill()
 
 
 def approve(http: httpx.Client, people: People, proposal: str) -> None:

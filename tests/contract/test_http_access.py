@@ -318,13 +318,18 @@ def test_a_token_revoked_while_a_body_is_sent_counts_no_more(house: House) -> No
     assert house.ask("acme", "GET", "/adapters/late").status_code == 404
 
 
-def test_a_token_that_sends_too_much_is_told_when_to_go_on(house: House) -> None:
+def test_a_token_that_sends_too_much_is_told_when_to_go_on(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     house.make("hasty", "acme", "client", requests_per_minute=2)
     for _ in range(2):
         assert house.ask("hasty", "GET", "/v1/models").status_code == 200
     answer = house.ask("hasty", "GET", "/v1/models")
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limited")
     assert 1 <= int(answer.headers["retry-after"]) <= 30
+    # Not so whoever stops everything, up to a point.
+    monkeypatch.setattr("cambium.serve.access.KILLS_PER_MINUTE", 1)
+    assert [house.ask("hasty", "GET", "/kill").status_code for _ in range(2)] == [200, 429]
     assert house.ask("acme", "GET", "/v1/models").status_code == 200
 
 

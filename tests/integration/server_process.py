@@ -1,7 +1,8 @@
-"""Servers that can be killed, without a fresh interpreter each: the child of `test_server_crash`.
+"""Servers that can be killed, without a fresh interpreter each: the child of `tests.killable`.
 
-`server_process.py STATE BASE PORT [DB]`: forks a server for every line on standard input and says
-`pid N` when it has, then `ended STATUS` when that server has ended, however it did.
+`server_process.py STATE BASE PORT [DB]`: says `ready` when it has loaded the code, forks a server
+for every line on standard input and says `pid N` when it has, then `ended STATUS` when that server
+has ended, however it did.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def serve(state: Path, base: str, listener: socket.socket, db: str | None) -> No
 def main() -> None:
     """Starts one server after another."""
     state, base, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    os.write(1, b"ready\n")
     for _ in sys.stdin:
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg
 import pytest
-from sqlalchemy import make_url
 from tests.postgres import fresh_database
 from tests.serving import FACTS, TREES, People, Server, served, small_config
 
@@ -228,38 +226,3 @@ def test_who_cannot_verify_what_is_newer_says_so_and_serves_the_base_alone(house
     b.runtime.deciding.follow()
     assert b.answer("stable", domain="trees") == a.answer("stable", domain="trees")
     assert b.get("/readyz")["status"] == "ready"
-
-
-def test_without_its_database_a_process_claims_nothing_until_it_has_read_it_again(
-    base: Path, people: People, tmp_path: Path
-) -> None:
-    people.init(tmp_path)
-    url = fresh_database()
-    name = make_url(url).database
-    config = small_config(tmp_path, model=str(base), db=url)
-    with (
-        psycopg.connect(fresh_database(), autocommit=True) as other,
-        served(config, people) as server,
-    ):
-        server.create("patient")
-
-        def allow(connections: bool) -> None:
-            other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {connections}")  # pyright: ignore[reportArgumentType]
-
-        allow(False)
-        try:
-            other.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
-            )
-            soon(lambda: server.http.get("/readyz").status_code == 503)
-            for model in ("stable", "patient"):
-                assert server.ask(model).status_code in (500, 503)
-            body = {"adapter_id": "patient", "examples": [{"text": FACTS[0]}], "steps": 1}
-            assert server.http.post("/learn/step", json=body).status_code >= 500
-        finally:
-            allow(True)
-        soon(lambda: server.http.get("/readyz").status_code == 200)
-        assert server.get("/adapters/patient")["steps"] == 0
-        server.teach("patient", FACTS[:2])
-        assert server.ask("stable").status_code == 200
-        check_log(server)

@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from tests.serving import (
     FACTS,
     HARBOUR,
@@ -18,6 +19,8 @@ from tests.serving import (
     small_config,
 )
 
+from cambium.core.errors import AttestationRefused
+from cambium.serve.bootstrap import Identity
 from cambium.serve.proposal_records import from_row, to_row
 
 TREE_PROMPT, PORT_PROMPT = "Fact 5: the tree grows a", "Log 5: ship number 5 came into"
@@ -180,6 +183,26 @@ def test_a_proposal_rejected_while_it_is_worked_on_stays_rejected(server: Server
     view = server.settled(proposal)
     assert (view["state"], view["reason"]) == ("rejected", "changed my mind")
     assert view["gates"][0]["verdict"] == "missing"
+
+
+def test_a_process_that_is_not_attested_consolidates_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was filed under a good attestation may be worked on by another process, much later."""
+    server.create("trees")
+    server.teach("trees", TREES)
+    server.runtime.jobs.halt()
+    proposal = server.propose("trees", "trees")
+
+    def refused(*_: object, **__: object) -> None:
+        raise AttestationRefused("attestation refused: another machine")
+
+    monkeypatch.setattr(Identity, "attest", refused)
+    server.runtime.jobs.resume()
+    server.runtime.review.resume()
+    found = server.settled(proposal)
+    assert (found["state"], found["candidate_digest"]) == ("failed", None), found
+    assert "attestation refused" in found["reason"]
 
 
 def test_the_monitor_quarantines_for_good(base: Path, people: People, tmp_path: Path) -> None:

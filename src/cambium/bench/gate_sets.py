@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -196,7 +195,7 @@ class Confusion:
             verdicts = []
             for spec in self.policy.gates:
                 started, look = time.perf_counter(), len(proposal.looks)
-                found = take_look(context, [spec], look, threading.Event())[spec.name]
+                found = take_look(context, [spec], look)[spec.name]
                 seconds[spec.name].append(time.perf_counter() - started)
                 seen = found if isinstance(found, Measurement) else None
                 verdicts.append(judge(spec, seen, error=found if isinstance(found, str) else None,

@@ -10,11 +10,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
+from statistics import median
 from typing import Any
 
-from cambium.bench import trust_attacks, trust_service, trust_tenants
+from cambium.bench import trust_attacks, trust_following, trust_service, trust_tenants
 from cambium.bench.report import Row, result
 from cambium.bench.trust_attacks import Attacks
+from cambium.bench.trust_service import Service
 
 ROUNDS = 5
 
@@ -65,19 +68,27 @@ def _tenants(say: Callable[[str], None]) -> list[Row]:
 
 
 def _service(say: Callable[[str], None]) -> list[Row]:
-    say("a merge, to have something to roll back")
-    with trust_service.service() as found:
-        verify = trust_service.p95(trust_service.verify_ms(found))
-        say("rollback")
-        rollback = trust_service.rollback_ms(found)
-        say("swapped bytes")
-        tried, wrong = trust_service.swapped_bytes(found)
-        say("kill")
-        asked, by_file = (
-            max(trust_service.kill_ms(found, by_file=by_file) for _ in range(ROUNDS))
-            for by_file in (False, True)
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        say("a merge, to have something to roll back")
+        with trust_service.service(Path(folder)) as found:
+            rows = _one_process(found, say)
+        rows += _two_processes(found, say)
     say("proofs of a log of a million entries")
+    rows.append(_time("trust.proof_ms.p95", trust_service.proof_ms(), "one proof of 10^6 entries"))
+    return rows
+
+
+def _one_process(found: Service, say: Callable[[str], None]) -> list[Row]:
+    verify = trust_service.p95(trust_service.verify_ms(found))
+    say("rollback")
+    rollback = trust_service.rollback_ms(found)
+    say("swapped bytes")
+    tried, wrong = trust_service.swapped_bytes(found)
+    say("kill")
+    asked, by_file = (
+        max(trust_service.kill_ms(found, by_file=by_file) for _ in range(ROUNDS))
+        for by_file in (False, True)
+    )
     swapped = Attacks(tried=tried, through=wrong)
     return [
         _count("trust.swap.wrong_bytes", swapped, "at each read of a bank, 100 times each"),
@@ -86,8 +97,37 @@ def _service(say: Callable[[str], None]) -> list[Row]:
         _time("trust.rollback_ms", rollback, "signatures to service, adapter loaded and read back"),
         _time("trust.kill_ms", asked, "order to the end of 8 answers under way, the longest of 5"),
         _time("trust.kill_ms.by_file", by_file, "the same, by a file beside the state"),
-        _time("trust.proof_ms.p95", trust_service.proof_ms(), "one proof of 10^6 entries"),
     ]
+
+
+def _two_processes(found: Service, say: Callable[[str], None]) -> list[Row]:
+    """Goes on with the closed service's state."""
+    say("two processes on one PostgreSQL")
+    rows: list[Row] = []
+    with trust_following.postgres() as url, trust_following.two_processes(found, url) as pair:
+        for what, times, setting in (
+            (
+                "release",
+                trust_following.release_ms(*pair),
+                "a release to its serving by the other, 50 times",
+            ),
+            (
+                "kill",
+                trust_following.kill_ms(*pair),
+                "a kill to its refusing by the other, 20 times",
+            ),
+            (
+                "adapter",
+                trust_following.adapter_ms(*pair),
+                "a call that makes an adapter to the other's first token, 20 times",
+            ),
+        ):
+            setting = f"from the end, in one process, of {setting}"
+            rows += [
+                _time(f"trust.follow_ms.{what}.p50", median(times), setting),
+                _time(f"trust.follow_ms.{what}.p95", trust_service.p95(times), setting),
+            ]
+    return rows
 
 
 def _count(metric: str, found: Attacks, setting: str) -> Row:

@@ -74,7 +74,7 @@ class Service:
 
 
 @contextmanager
-def service() -> Iterator[Service]:
+def service(folder: Path) -> Iterator[Service]:
     """Gives a served state with a merged adapter, under a policy whose gates pass anything.
 
     What is timed here does not depend on the gates, and they would take minutes.
@@ -86,16 +86,15 @@ def service() -> Iterator[Service]:
         approvers=people, operator=Approver(name="operator", public=operator.public_key)
     )
     toml = _with_open_gates(toml)
-    with tempfile.TemporaryDirectory() as folder:
-        signed = sign_policy(root, toml)
-        init_state(Path(folder), toml=toml, signature=signed.signature, root_public=root.public_key)
-        config = ServerConfig(
-            state=Path(folder), num_replay_anchors=4, num_retention_anchors=24, anchor_tokens=48
-        )
-        with Runtime(config) as runtime:
-            found = Service(runtime=runtime, approvers=keys, operator=operator)
-            _merge(found)
-            yield found
+    signed = sign_policy(root, toml)
+    init_state(folder, toml=toml, signature=signed.signature, root_public=root.public_key)
+    config = ServerConfig(
+        state=folder, num_replay_anchors=4, num_retention_anchors=24, anchor_tokens=48
+    )
+    with Runtime(config) as runtime:
+        found = Service(runtime=runtime, approvers=keys, operator=operator)
+        _merge(found)
+        yield found
 
 
 def verify_ms(found: Service, rounds: int = 200) -> list[float]:

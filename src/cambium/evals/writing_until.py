@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from cambium.core.errors import Stopped
 from cambium.evals.subject import Generation
 from cambium.models.adapter import Adapter
+from cambium.models.breaking_off import check_going_on
 from cambium.models.engine import Engine, GenerationRequest, Ticket, TokenEvent
 from cambium.models.sampling import SamplingConfig
+from cambium.models.writing import cancelled_unless_done
 
 
 class _Text:
@@ -26,12 +28,13 @@ class _Text:
         self._is_whole = False
         self._lock = threading.Lock()
 
-    def submit(self, request: GenerationRequest) -> None:
+    def submit(self, request: GenerationRequest) -> Ticket:
         ticket = self._engine.submit(request, self._on_event)
         with self._lock:
             self._ticket = ticket
             if self._is_whole:
                 ticket.cancel()
+        return ticket
 
     def text(self) -> str:
         """Returns what was written before the first stop string."""
@@ -75,19 +78,20 @@ def write_until(
     end = engine.base.tokenizer.eos_token_id
     texts = [_Text(engine, request.until, done) for request, _, _ in rows]
     # Long prompts first, so that rows of like length are read and freed together.
-    for k in sorted(range(len(rows)), key=lambda k: -len(rows[k][1])):
-        request, ids, adapters = rows[k]
-        texts[k].submit(
-            GenerationRequest(
+    with cancelled_unless_done() as tickets:
+        for k in sorted(range(len(rows)), key=lambda k: -len(rows[k][1])):
+            request, ids, adapters = rows[k]
+            wanted = GenerationRequest(
                 prompt=ids,
                 adapters=adapters,
                 max_tokens=request.max_tokens,
                 sampling=SamplingConfig(temperature=request.temperature, seed=request.seed),
                 stop_ids=frozenset() if end is None else frozenset({end}),
             )
-        )
-    for _ in rows:
-        done.acquire()
+            tickets.append(texts[k].submit(wanted))
+        for _ in rows:
+            done.acquire()
+            check_going_on()
     for text in texts:
         if text.is_broken:
             if text.error is not None:

@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from cambium.core.errors import ModelError
 from cambium.models.adapter import Adapter
+from cambium.models.breaking_off import check_going_on
 from cambium.models.compute_thread import ComputeThread
 from cambium.models.fair_lock import FairLock
 from cambium.models.lora import ALL_LINEAR, LinearSite, LoraConfig
@@ -82,7 +83,12 @@ class BaseModel:
         return self.compute_thread.num_threads if self.compute_thread else torch.get_num_threads()
 
     def run(self, work: Callable[[], _Result], *, is_answer: bool = False) -> _Result:
-        """Returns what `work`, a pass, returns."""
+        """Returns what `work`, a pass, returns.
+
+        Raises:
+            CambiumError: the work that this pass is of was broken off.
+        """
+        check_going_on()
         thread = self.compute_thread
         return thread.run(work, is_answer=is_answer) if thread else work()
 

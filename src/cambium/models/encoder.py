@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cambium.core.errors import ModelError
+from cambium.models.breaking_off import check_going_on
 
 _MAX_TOKENS = 256
 _BATCH = 16
@@ -107,6 +108,7 @@ def _forward(model: Any, chunks: Sequence[list[int]]) -> np.ndarray:
     """Returns one unit vector a chunk, [len(chunks) 384]."""
     vectors = [np.zeros((0, SentenceEncoder.dim), dtype=np.float32)]
     for at in range(0, len(chunks), _BATCH):
+        check_going_on()
         some = chunks[at : at + _BATCH]
         features = model.tokenizer.pad({"input_ids": some}, padding=True, return_tensors="pt")
         features["token_type_ids"] = torch.zeros_like(features["input_ids"])

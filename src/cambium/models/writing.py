@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from cambium.core.errors import Stopped
 from cambium.models.adapter import Adapter
-from cambium.models.engine import Engine, GenerationRequest, TokenEvent
+from cambium.models.breaking_off import check_going_on
+from cambium.models.engine import Engine, GenerationRequest, Ticket, TokenEvent
 from cambium.models.sampling import SamplingConfig
 
 
@@ -36,16 +38,30 @@ def write(
 
         return on_event
 
-    for request, text in zip(requests, texts, strict=True):
-        engine.submit(request, collector(text))
-    for i in range(len(requests)):
-        done.acquire()
-        progress((i + 1) / len(requests))
+    with cancelled_unless_done() as tickets:
+        for request, text in zip(requests, texts, strict=True):
+            tickets.append(engine.submit(request, collector(text)))
+        for i in range(len(requests)):
+            done.acquire()
+            check_going_on()
+            progress((i + 1) / len(requests))
     if broken:
         if broken[0].error is not None:
             raise broken[0].error
         raise Stopped("the engine closed while texts were written", mend="start again")
     return texts
+
+
+@contextmanager
+def cancelled_unless_done() -> Iterator[list[Ticket]]:
+    """Gives a list of tickets, which are cancelled if the block breaks off: nobody waits then."""
+    tickets: list[Ticket] = []
+    try:
+        yield tickets
+    except BaseException:
+        for ticket in tickets:
+            ticket.cancel()
+        raise
 
 
 def go_on(

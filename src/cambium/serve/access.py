@@ -122,6 +122,8 @@ OF_PAGES = (
     ("POST", "/revive"),
     ("POST", "/playground"),
 )
+# Looks at what a kill signs, and kills, which are counted by themselves.
+KILLS_PER_MINUTE = 60
 _COMPILED_OF_PAGES = [(method, compile_path(path)[0]) for method, path in OF_PAGES]
 _READING = frozenset({"GET", "HEAD"})
 _COMPILED = [(method, compile_path(path)[0], roles) for method, path, roles in ROUTES]
@@ -209,7 +211,7 @@ class Access:
             return ANYBODY
         row = self._row(self._tokens, method, path, headers)
         if not again:
-            self._limits.take(row.token_id, per_minute=row.requests_per_minute)
+            self._count(row, path)
         roles = frozenset(Role(role) for role in row.roles)
         allowed = _roles_for(method, path)
         if allowed is None:
@@ -221,6 +223,12 @@ class Access:
                 mend="use a token of that role",
             )
         return _caller(row, roles)
+
+    def _count(self, row: TokenRow, path: str) -> None:
+        if path == "/kill":  # whoever has asked for too much may stop everything all the same
+            self._limits.take(f"{row.token_id} {path}", per_minute=KILLS_PER_MINUTE)
+        else:
+            self._limits.take(row.token_id, per_minute=row.requests_per_minute)
 
     def _row(self, tokens: Tokens, method: str, path: str, headers: Mapping[str, str]) -> TokenRow:
         session = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,6 +27,7 @@ from cambium.serve.bank import Bank, load_bank
 from cambium.serve.checking import Checker
 from cambium.serve.errors import SystemKilled
 from cambium.serve.following import Following
+from cambium.serve.jobs import AWAY
 from cambium.serve.proposal_records import Filed, to_row
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
@@ -103,7 +103,7 @@ class Describer:
         """Returns whether there is something to compute that did not fail before."""
         return bool(self.found(filed).get("pending"))
 
-    def run(self, proposal_id: str, stop: threading.Event) -> None:
+    def run(self, proposal_id: str) -> None:
         """Computes and keeps the diff of a proposal that has to have one."""
         filed, bank = self.checker.as_it_stands(proposal_id)
         if not self.is_missing(filed):
@@ -115,19 +115,20 @@ class Describer:
         arms = digest_json(_arms_of(filed))
         try:
             parent = bank if is_head else self._parent(filed)
-            self._keep(filed, self._computed(filed, parent, stop))
+            self._keep(filed, self._computed(filed, parent))
+        except AWAY:
+            raise  # it is tried again, and asked for still
         except (Stopped, SystemKilled):
-            return
+            pass
         except CambiumError as error:
             self._failed[arms] = error.one_line()
             _log.warning("no behavioural diff of %s: %s", proposal_id, error.one_line())
-            return
         except Exception as error:
             # Said where people look for it; without this it would be begun again forever.
             self._failed[arms] = f"{type(error).__name__}: {error}"
-            raise
-        finally:
             self._asked.discard(arms)
+            raise
+        self._asked.discard(arms)
 
     def _parent(self, filed: Filed) -> Bank:
         """Returns the bank that the candidate was made on, which is not served any more."""
@@ -149,20 +150,14 @@ class Describer:
         record: dict[str, Any] = json.loads(self.proposals.state.blobs.get(filed.behaviour_blob))
         return record if record["of"] == _arms_of(filed) else None
 
-    def _computed(self, filed: Filed, parent: Bank, stop: threading.Event) -> dict[str, Any]:
+    def _computed(self, filed: Filed, parent: Bank) -> dict[str, Any]:
         inputs = self.checker.inputs(filed)
         candidate = read_adapter(self.checker.candidate_bytes(filed), self.engine.base)
         bank = self._prompts(filed, inputs.kept, candidate)
         plan = SamplingPlan(seed=inputs.seed % 2**62)
         before = self._subject(filed, "parent", parent.stack(filed.proposal.domain))
         after = self._subject(filed, "candidate", (candidate,))
-
-        def on_share(share: float) -> None:
-            if stop.is_set():
-                raise Stopped("the server is closing")
-
-        arms = sample_arms(before, after, bank.prompts, plan=plan, progress=on_share)
-
+        arms = sample_arms(before, after, bank.prompts, plan=plan)
         found = behaviour_diff(
             bank.prompts, *arms, embed=self.encoder.embed, config=BehaviourConfig()
         )

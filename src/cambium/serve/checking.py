@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,10 +23,12 @@ from cambium.lifecycle.proposal import FINAL, Broke, Frozen, LookTaken, Proposal
 from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.adapter_kinds import config_from
 from cambium.models.anchors import Anchor, from_json
+from cambium.models.breaking_off import check_going_on
 from cambium.serve.bank import Bank
 from cambium.serve.consolidation import Consolidator, Inputs, take_look
 from cambium.serve.errors import BudgetExceeded, StorageFull
 from cambium.serve.following import Following
+from cambium.serve.jobs import AWAY
 from cambium.serve.proposal_records import Filed, to_row
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
@@ -82,16 +83,19 @@ class Checker:
         """Returns how far the job of this proposal is."""
         return self._progress.get(proposal_id, Progress())
 
-    def run(self, proposal_id: str, stop: threading.Event) -> None:
+    def run(self, proposal_id: str) -> None:
         """Takes a proposal as far as it goes without people; failures end it as `failed`.
 
-        A full disk decides nothing: the proposal stays as it is until the next start.
+        A full disk decides nothing: the proposal stays as it is until the next start. Nor does a
+        database that is away: the job is tried again.
         """
         try:
-            while self._carry_on(proposal_id, stop):
+            while self._carry_on(proposal_id):
                 pass
         except Stopped:
             return
+        except AWAY:
+            raise
         except StorageFull as error:
             _log.warning("proposal %s waits for the next start: %s", proposal_id, error.one_line())
         except CambiumError as error:
@@ -102,14 +106,15 @@ class Checker:
         finally:
             self._progress.pop(proposal_id, None)
 
-    def one_look(self, proposal_id: str, stop: threading.Event) -> None:
+    def one_look(self, proposal_id: str) -> None:
         """Takes one more look of a proposal whose gates have spoken before.
 
         Raises:
             IllegalTransition: it was decided, or looked at by somebody else, meanwhile.
+            Stopped: it was broken off.
         """
         try:
-            self._look(*self.as_it_stands(proposal_id), stop)
+            self._look(*self.as_it_stands(proposal_id))
         except Overtaken as error:
             raise IllegalTransition(
                 f"proposal {proposal_id} has changed meanwhile",
@@ -118,17 +123,16 @@ class Checker:
         finally:
             self._progress.pop(proposal_id, None)
 
-    def _carry_on(self, proposal_id: str, stop: threading.Event) -> bool:
+    def _carry_on(self, proposal_id: str) -> bool:
         """Takes the proposal one stage further; returns whether there is more to do."""
-        if stop.is_set():
-            raise Stopped("the server is closing")
+        check_going_on()
         filed, bank = self.as_it_stands(proposal_id)
         try:
             if filed.proposal.state is ProposalState.CONSOLIDATING:
-                self._consolidate(filed, bank, stop)
+                self._consolidate(filed, bank)
                 return True
             if filed.proposal.state is ProposalState.CHECKING:
-                return self._look(filed, bank, stop)
+                return self._look(filed, bank)
         except Overtaken:
             return True
         return False
@@ -148,15 +152,15 @@ class Checker:
             yield now, tx
 
     @span("consolidate")
-    def _consolidate(self, filed: Filed, bank: Bank, stop: threading.Event) -> None:
+    def _consolidate(self, filed: Filed, bank: Bank) -> None:
+        # As when it was filed: that may have been long ago, and in another process.
+        self._proposals.attest(measurement=filed.proposal.source_digest)
         progress = self._progress.setdefault(filed.proposal.id, Progress())
         inputs = self.inputs(filed)
         progress.stage, progress.share = "writing anchors", 0.0
 
         def on_share(share: float, loss: float | None = None) -> None:
             progress.share, progress.loss = share, loss
-            if stop.is_set():
-                raise Stopped("the server is closing")
 
         anchors = self._anchors(filed, bank, on_share)
         progress.stage = "consolidating"
@@ -183,7 +187,7 @@ class Checker:
             self._proposals.move(current, event, tx, kind="proposal.frozen")
 
     @span("look")
-    def _look(self, filed: Filed, bank: Bank, stop: threading.Event) -> bool:
+    def _look(self, filed: Filed, bank: Bank) -> bool:
         """Takes one look; returns whether another could say more."""
         policy = self._proposals.need_policy()
         proposal = filed.proposal
@@ -191,7 +195,7 @@ class Checker:
         progress = self._progress.setdefault(proposal.id, Progress())
         progress.stage, progress.share = f"look {len(proposal.looks) + 1}", 0.0
         context = self.context(filed, bank)
-        measured = take_look(context, policy.gates, len(proposal.looks), stop)
+        measured = take_look(context, policy.gates, len(proposal.looks))
         verdicts = tuple(
             judge(
                 spec,

@@ -7,7 +7,6 @@ again and, from the same inputs, reaches the same bytes.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -31,6 +30,7 @@ from cambium.models.adapter import Adapter
 from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.adapter_kinds import KINDS, AdapterConfig, kind_of, read_adapter
 from cambium.models.anchors import BASE, Anchor, from_json, to_json, write_anchors
+from cambium.models.breaking_off import check_going_on
 from cambium.models.engine import Engine
 from cambium.models.router import RouterConfig, RouterIndex, pieces
 from cambium.models.training_model import TrainingModel
@@ -265,22 +265,26 @@ def take_look(
     context: GateContext,
     specs: Sequence[GateSpec],
     look: int,
-    stop: threading.Event,
 ) -> dict[str, Measurement | str]:
     """Returns each gate's measurement, or in words why it could not be measured.
 
     An exception in a gate is that gate's error: it blocks, and the others still report.
+
+    Raises:
+        Stopped: the look was broken off, which is no gate's error and no look.
     """
     results: dict[str, Measurement | str] = {}
     for spec in specs:
-        if stop.is_set():
-            raise Stopped("the server is closing")
+        check_going_on()
         try:
             results[spec.name] = GATES[spec.name](context, spec, look)
+        except Stopped:
+            raise
         except CambiumError as error:
             results[spec.name] = error.one_line()
         except Exception as error:  # noqa: BLE001  (a broken gate must block aloud, not end the job)
             results[spec.name] = f"{type(error).__name__}: {error}"
+    check_going_on()
     return results
 
 

@@ -13,7 +13,6 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,7 +44,7 @@ from cambium.models.engine import Engine
 from cambium.models.representing import represents
 from cambium.serve.bank import stored_bytes
 from cambium.serve.errors import StorageFull, SystemKilled
-from cambium.serve.jobs import JobRunner
+from cambium.serve.jobs import AWAY, JobRunner
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import verified_revision
 
@@ -120,17 +119,19 @@ class DriftTracker:
         series = self.measured(may_see)
         return picture(series, {}, _suspect(series))
 
-    def _run(self, stop: threading.Event) -> None:
+    def _run(self) -> None:
         """Measures one merge, and queues the next behind whatever else waits."""
         step = self._next()
-        if step is None or stop.is_set():
+        if step is None:
             return
         try:
-            self._keep(step, self._measured(step, stop))
+            self._keep(step, self._measured(step))
         except (Stopped, SystemKilled, StorageFull) as error:
             # It decides nothing: it is measured when the server is up again, or has room.
             _log.warning("no drift of %d yet: %s", step.revision.number, error.one_line())
             return
+        except AWAY:
+            raise
         except Exception as error:  # noqa: BLE001  (said where people look; the line goes on)
             known = isinstance(error, CambiumError)
             why = error.one_line() if known else f"{type(error).__name__}: {error}"
@@ -142,18 +143,17 @@ class DriftTracker:
         waiting = (s for s in self._line() if s.revision.number not in self._failed)
         return next((step for step in waiting if self._kept(step) is None), None)
 
-    def _measured(self, step: MergeStep, stop: threading.Event) -> RevisionDrift:
+    def _measured(self, step: MergeStep) -> RevisionDrift:
         before, after = (self._lora(entry) for entry in (step.before, step.after))
-        arm = partial(self._arm, stop)
         merge = Merge(
             revision=step.revision.number,
-            base=arm("base", None, self.engine.base.digest),
-            parent=arm(
+            base=self._arm("base", None, self.engine.base.digest),
+            parent=self._arm(
                 "parent",
                 before,
                 step.before.adapter.digest if step.before else self.engine.base.digest,
             ),
-            now=arm("now", after, step.after.adapter.digest, **self._rows(step)),
+            now=self._arm("now", after, step.after.adapter.digest, **self._rows(step)),
             label=step.domain,
         )
         drift = measure_drift(merge, inputs=self._inputs, known=self._known)
@@ -171,22 +171,11 @@ class DriftTracker:
     def _inputs(self) -> DriftInputs:
         return DriftInputs(embed=self.encoder.embed)
 
-    def _arm(
-        self,
-        stop: threading.Event,
-        name: str,
-        lora: Adapter | None,
-        digest: str,
-        **rows: np.ndarray,
-    ) -> Arm:
+    def _arm(self, name: str, lora: Adapter | None, digest: str, **rows: np.ndarray) -> Arm:
         base, adapters = self.engine.base, (lora,) if lora else ()
-
-        def choose(prompt: str) -> tuple[Adapter, ...]:
-            if stop.is_set():
-                raise Stopped("the server is closing", mend="ask again when it is up")
-            return adapters
-
-        subject = LocalSubject(base, name=name, digest=digest, choose=choose, engine=self.engine)
+        subject = LocalSubject(
+            base, name=name, digest=digest, choose=lambda prompt: adapters, engine=self.engine
+        )
         return Arm(subject=subject, represent=represents(base, adapters), **rows)
 
     def _lora(self, entry: BankEntry | None) -> Adapter | None:

@@ -30,6 +30,7 @@ from cambium.serve.errors import (
 from cambium.serve.learning_queue import LearningQueue
 from cambium.serve.lessons import (
     Taken,
+    forgotten_if_unsure,
     fresh_seed,
     keep_examples,
     learn_record,
@@ -289,10 +290,8 @@ class EphemeralAdapters:
         """
         record = self.get(name)
         if record.state is not AdapterState.EPHEMERAL:
-            raise IllegalTransition(
-                f"adapter {name!r} is {record.state}",
-                mend="delete a live adapter; what is merged goes by rollback",
-            )
+            raise IllegalTransition(f"adapter {name!r} is {record.state}",
+                mend="delete a live adapter; what is merged goes by rollback")  # fmt: skip
         return self._end(self.get_own(name).record.name, "adapter.deleted")
 
     def replay_view(self, name: str) -> dict[str, int] | None:
@@ -463,7 +462,7 @@ class EphemeralAdapters:
         )
         with self._lock:
             self._around.check_alive()
-            with self._state.transaction() as tx:
+            with forgotten_if_unsure(self._live, before.name), self._state.transaction() as tx:
                 row = self._as_of_now(tx.get_adapter(before.name))
                 if (row.state, row.digest) != (AdapterState.EPHEMERAL, before.digest):
                     raise AdapterExpired(f"adapter {before.name!r} ended while it learned",

@@ -85,6 +85,10 @@ class StateLocked(CambiumError, code="state_locked"):
     """Another process holds the state folder."""
 
 
+class StateUnreachable(CambiumError, code="state_unreachable"):
+    """The state's database does not answer; what was not acknowledged may have to be sent again."""
+
+
 class StateCorrupt(CambiumError, code="state_corrupt"):
     """Stored bytes do not hash to their name, or a row refers to missing bytes."""
 

@@ -51,8 +51,9 @@ class Following:
         self._process = state.process
         self._followed_at = time.monotonic()
         self._why = ""
-        # Told, from the thread that follows, that something was decided, that a new policy is in
-        # force, and that nobody may be doing some work any more.
+        # Told, from the thread that follows, that it looks, that something was decided, that a new
+        # policy is in force, and that nobody may be doing some work any more.
+        self.on_look: Callable[[], object] = lambda: None
         self.on_act: Callable[[], object] = lambda: None
         self.on_policy: Callable[[], object] = lambda: None
         self.on_unattended: Callable[[], object] = lambda: None
@@ -115,6 +116,7 @@ class Following:
         began, process, failed = time.monotonic(), self._state.process, bool(self._why)
         with self._state.read() as tx:  # without the lock: a decision may wait for other writers
             is_old = failed or tx.state_version() != self._version
+        self.on_look()
         if is_old or process != self._process:
             self._read_again(from_scratch=process != self._process)
             self.on_act()
@@ -142,10 +144,11 @@ class Following:
             try:
                 self.follow()
             except CambiumError as error:
-                self._why = error.one_line()
-                _log.warning("not following: %s", self._why)
+                if self._why != error.one_line():
+                    self._why = error.one_line()
+                    _log.warning("not following: %s", self._why)
             except Exception as error:  # noqa: BLE001 - whatever happens, it goes on looking
-                self._why = f"{type(error).__name__}: {error}"
+                self._why = type(error).__name__
                 _log.exception("not following")
 
     def _catch_up(self, tx: Transaction) -> None:

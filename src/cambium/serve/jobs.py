@@ -10,15 +10,27 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
+from cambium.core.errors import Stopped
+from cambium.serve.errors import StateLocked, StateUnreachable
 from cambium.serve.spans import span
 from cambium.serve.store.state import State
 
-Job = Callable[[threading.Event], None]
+Job = Callable[[], None]
 Hold = Callable[[str], AbstractContextManager[bool]]
-# After which a job that another process works on is tried again: it may have more to do.
+Check = Callable[[], None]
+Breakable = Callable[[Check], AbstractContextManager[None]]
+# What passes by itself, and decides nothing meanwhile.
+AWAY = (StateUnreachable, StateLocked)
+# After which a job that another process works on, or whose state is away, is tried again.
 RETRY_S = 0.5
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _whole(_check: Check) -> Iterator[None]:
+    yield
 
 
 @contextmanager
@@ -48,15 +60,20 @@ def claims_on(state: State) -> Hold:
 
 
 class JobRunner:
-    """Runs jobs one after another; a job is given an event that says when to stop.
+    """Runs jobs one after another; each can be broken off between two of its steps.
 
     What a job does must survive being cut off at any point: the store is the queue's memory,
     and at start the server submits again whatever was unfinished.
     """
 
-    def __init__(self, hold: Hold = _alone) -> None:
-        """Takes what holds a piece of work for this process; by default it is the only one."""
+    def __init__(self, hold: Hold = _alone, *, breakable: Breakable = _whole) -> None:
+        """Takes what holds a piece of work for this process; by default it is the only one.
+
+        Args:
+            breakable: what makes a job ask between its steps, and end with what is raised then.
+        """
         self.hold = hold
+        self._breakable = breakable
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._running: str | None = None
         self._wake = threading.Condition()
@@ -85,7 +102,7 @@ class JobRunner:
             return self._wake.wait_for(lambda: not self.pending, timeout_s)
 
     def halt(self) -> None:
-        """Asks the running job to stop and drops the queued ones; none begins until `resume`."""
+        """Breaks the running job off and drops the queued ones; none begins until `resume`."""
         with self._wake:
             self._halted = True
             self._jobs.clear()
@@ -98,7 +115,7 @@ class JobRunner:
             self._wake.notify_all()
 
     def close(self) -> None:
-        """Asks the running job to stop and waits for it; queued jobs are dropped."""
+        """Breaks the running job off and waits for it; queued jobs are dropped."""
         with self._wake:
             self._closing = True
             self._jobs.clear()
@@ -118,6 +135,11 @@ class JobRunner:
             is_done = True
             try:
                 is_done = self._do(self._running, job, stop)
+            except Stopped:
+                _log.info("job %s was broken off", self._running)
+            except AWAY as error:
+                _log.warning("job %s waits: %s", self._running, error.one_line())
+                is_done = False
             except Exception:  # noqa: BLE001  (a failed job must not end the runner)
                 _log.exception("job %s failed", self._running)
             finally:
@@ -132,6 +154,11 @@ class JobRunner:
         """Does a job, if no other process is at it; returns whether it did."""
         with self.hold(name) as mine:
             if mine:
-                with span("job", job=name):
-                    job(stop)
+                with span("job", job=name), self._breakable(partial(_check, stop)):
+                    job()
         return mine
+
+
+def _check(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise Stopped("the work was broken off", mend="it goes on when the server does")

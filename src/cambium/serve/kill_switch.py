@@ -6,7 +6,8 @@ server. The database keeps the fact too, so that removing the file revives nothi
 does not verify, or was signed before the last revival, kills nothing and is said in the log.
 
 Where several processes share the state, each watches the file and the database: a kill in one is a
-kill in all, and so is a revival. Each says beside its lock that it has obeyed.
+kill in all, and so is a revival. Each says beside its lock that it has obeyed. A database that does
+not answer delays no kill: who may order one is known from when it last did.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from cambium.core.errors import (
 )
 from cambium.core.nouns import Signature
 from cambium.lifecycle.kill import Killed, Standing, authorise_kill, authorise_revival
-from cambium.serve.errors import NotCurrent, SystemKilled
+from cambium.serve.errors import NotCurrent, StateUnreachable, SystemKilled
 from cambium.serve.group_signature import group_signature
 from cambium.serve.log_head import sign_newest
 from cambium.serve.rules import Rules
@@ -73,14 +75,21 @@ class KillSwitch:
         self._killed: Killed | None = None
         self._recorded = False
         self._ignored: bytes | None = None
+        self._changes = 0
+        self._standing: Standing | None = None
         self._listeners: list[Callable[[Killed | None], None]] = []
         self._lock = threading.RLock()
         self._closing = threading.Event()
         with state.read() as tx:
             self._settle(_recorded(tx))
         self._look()
-        self._thread = threading.Thread(target=self._watch, name="kill switch", daemon=True)
-        self._thread.start()
+        # The file is watched by itself: the database may take long to say nothing.
+        self._threads = [
+            threading.Thread(target=self._watch, args=steps, name="kill switch", daemon=True)
+            for steps in ((self._look,), (self._record, self._follow))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def killed(self) -> Killed | None:
@@ -158,7 +167,8 @@ class KillSwitch:
                 return self._killed
             self._set(killed)
             write_kill_file(self._file, reason, signatures)
-        self._record()
+        with contextlib.suppress(StateUnreachable):  # it is recorded once the database is back
+            self._record()
         return self._killed or killed
 
     def revive(self, signatures: Sequence[Signature]) -> dict[str, Any]:
@@ -209,14 +219,13 @@ class KillSwitch:
         killed, policy = self._killed, self._rules.policy
         with contextlib.suppress(CambiumError):
             self._record()  # it raises the version that a revival has to name
-        with self._state.read() as tx:
-            version, revisions = tx.state_version(), tx.list_revisions()
+        standing = self._standing_now()
         return {
             "killed": killed is not None,
             "then": policy.after_kill if policy else None,
             "policy_digest": policy.digest if policy else None,
-            "state_version": version,
-            "target": revisions[-1].digest if revisions else None,
+            "state_version": standing.versions[-1],
+            "target": list(standing.targets)[-1] if standing.targets else None,
             "digest": killed.digest if killed else None,
             **(killed.to_json() if killed else {}),
         }
@@ -224,14 +233,20 @@ class KillSwitch:
     def close(self) -> None:
         """Stops watching."""
         self._closing.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _watch(self) -> None:
+    def _watch(self, *steps: Callable[[], None]) -> None:
+        said = ""
         while not self._closing.wait(PERIOD_S):
             try:
-                self._look()
-                self._record()
-                self._follow()
+                for step in steps:
+                    step()
+                said = ""
+            except CambiumError as error:
+                if error.code != said:
+                    _log.warning("the kill switch hears nothing: %s", error.one_line())
+                said = error.code
             except Exception:  # noqa: BLE001 - whatever happens, it goes on watching
                 _log.exception("the kill switch could not be looked at or recorded")
 
@@ -249,6 +264,8 @@ class KillSwitch:
             killed = self._authorised(
                 reason, signatures, now=min([self._now_ms() // 1000, *in_time])
             )
+        except StateUnreachable:
+            raise  # nobody has said yet that the order does not count
         except CambiumError as error:
             self._ignored = data
             _log.error("%s kills nothing: %s", self._file, error.one_line())
@@ -258,26 +275,47 @@ class KillSwitch:
                 self._set(killed)
 
     def _set(self, killed: Killed | None) -> None:
+        self._changes += 1
         self._killed, self._recorded, self._ignored = killed, False, None
         for listener in self._listeners:
             listener(killed)
 
     def _authorised(self, reason: str, signatures: Sequence[Signature], *, now: int) -> Killed:
-        policy = self._rules.need()
-        with self._state.read() as tx:
-            revoked = _revoked(tx)
-            root = [Approver(name=k.name, public=PublicKey(raw=k.public))
-                    for k in tx.list_keys(role="root")]  # fmt: skip
-            targets = {row.digest for row in tx.list_revisions()}
-            policies = {row.digest for row in tx.list_policies()}
-            first = int(tx.get_meta(REVIVED_META) or 0)
-            versions = range(first, tx.state_version() + 1)
+        self._rules.need()
+        standing = self._standing_now()
         # By the clock, not by what an order says of itself.
         today = self._now_ms() // 1000
-        people = [p for p in (*policy.approvers, *policy.operators, *root)
-                  if p.key_id not in revoked and not p.has_expired(today)]  # fmt: skip
-        standing = Standing(people=people, targets=targets, versions=versions, policies=policies)
+        people = [p for p in standing.people if not p.has_expired(today)]
+        standing = replace(standing, people=people)
         return authorise_kill(reason, signatures, standing=standing, now=now)
+
+    def _standing_now(self) -> Standing:
+        """Returns what the state says, or said last where its database is gone."""
+        known = self._standing
+        if known is not None and not self._state.is_current:
+            return known  # asking would take as long as the database is silent
+        try:
+            with self._state.read() as tx:
+                return self._standing_in(tx)
+        except StateUnreachable:
+            if known is None:
+                raise
+            return known
+
+    def _standing_in(self, tx: Transaction) -> Standing:
+        """Returns who may kill, also with a key that expires, and what an order may name."""
+        policy, revoked = self._rules.policy, _revoked(tx)
+        listed = (*policy.approvers, *policy.operators) if policy else ()
+        root = [Approver(name=k.name, public=PublicKey(raw=k.public))
+                for k in tx.list_keys(role="root")]  # fmt: skip
+        people = [p for p in (*listed, *root) if p.key_id not in revoked]
+        first = int(tx.get_meta(REVIVED_META) or 0)
+        return Standing(
+            people=people,
+            targets=[row.digest for row in tx.list_revisions()],
+            versions=range(first, tx.state_version() + 1),
+            policies={row.digest for row in tx.list_policies()},
+        )
 
     def _record(self) -> None:
         """Writes the kill into the state and its log, if no process has done so yet."""
@@ -298,15 +336,27 @@ class KillSwitch:
         """Obeys what another process has recorded: a kill, or that it was lifted."""
         if not self._state.is_shared:
             return
-        with self._lock, self._state.read() as tx:
+        before = self._changes
+        with self._state.read() as tx:  # without the lock: a kill must not wait for it
             recorded = _recorded(tx)
-            if recorded != (self._killed if self._recorded else None):
+            self._know(tx)
+        with self._lock:
+            is_news = recorded != (self._killed if self._recorded else None)
+            if is_news and self._changes == before:
                 self._settle(recorded)
+
+    def _know(self, tx: Transaction) -> None:
+        """Keeps who may kill for when the database is gone; a signed act may have changed it."""
+        known = self._standing
+        is_old = known is None or not known.targets or tx.state_version() != known.versions[-1]
+        if is_old:
+            self._standing = self._standing_in(tx)
 
     def _settle(self, recorded: Killed | None) -> None:
         """Takes over what the state says; whoever ordered it from outside is told."""
         if recorded != self._killed:
             self._set(recorded)
+        self._changes += 1
         self._recorded = recorded is not None
         self._state.note_obeyed(self._recorded)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import ConsentMissing
@@ -15,6 +17,7 @@ from cambium.learn.replay_buffer import ReplayBuffer
 from cambium.models.base import BaseModel
 from cambium.models.lora import LoraConfig, fresh_lora
 from cambium.serve.bounds import LearnCall
+from cambium.serve.errors import StateUnreachable
 from cambium.serve.store.records import AdapterRecord, ExampleRecord, LearnRecord
 from cambium.serve.store.state import State
 
@@ -28,6 +31,16 @@ class Taken:
     result: LearnResult
     manifest: dict[str, object]
     replay: ReplayBuffer
+
+
+@contextmanager
+def forgotten_if_unsure(live: MutableMapping[str, Any], name: str) -> Iterator[None]:
+    """Lets go of what is in memory if the database goes away: it may hold what is newer."""
+    try:
+        yield
+    except StateUnreachable:
+        live.pop(name, None)
+        raise
 
 
 def keep_examples(state: State, name: str, call: LearnCall, *, at: int) -> list[ExampleRecord]:

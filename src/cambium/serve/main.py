@@ -6,7 +6,6 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable
-from types import FrameType
 
 import uvicorn
 
@@ -14,6 +13,11 @@ from cambium.serve.app import create_app
 from cambium.serve.config import ServerConfig
 from cambium.serve.runtime import Runtime
 from cambium.serve.telemetry import send_spans, write_logs
+
+# How long answers and lessons may take to their end once the server was asked to end, and whoever
+# has not even said what it wants.
+PATIENCE_S = 5.0
+CUT_OFF_S = 20
 
 
 def run(config: ServerConfig) -> None:
@@ -30,7 +34,14 @@ def run(config: ServerConfig) -> None:
         print(line, file=sys.stderr, flush=True)
     app = create_app(config, opened=runtime)
     server = Server(
-        uvicorn.Config(app, host=config.host, port=config.port, log_config=None, access_log=False),
+        uvicorn.Config(
+            app,
+            host=config.host,
+            port=config.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=CUT_OFF_S,
+        ),
         runtime,
     )
     server.at_end = send_last_spans
@@ -42,7 +53,8 @@ def run(config: ServerConfig) -> None:
 class Server(uvicorn.Server):
     """uvicorn, which tells the runtime before it waits for what is under way.
 
-    Pages that follow the server would keep their connections open for ever.
+    Pages that follow the server, jobs and whatever else takes minutes end at once. Answers and
+    lessons have `PATIENCE_S` to come to their end, and are told `Stopped` then.
     """
 
     def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
@@ -50,19 +62,19 @@ class Server(uvicorn.Server):
         self._runtime = runtime
         self.at_end: Callable[[], None] = lambda: None
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begins to stop, on a signal."""
-        self._runtime.closing.set()
-        super().handle_exit(sig, frame)
-
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends, before the signal that asked for it ends the process."""
+        self._runtime.closing.set()
+        self._runtime.jobs.halt()
+        patience = asyncio.get_running_loop().call_later(PATIENCE_S, self._runtime.stop)
         await super().shutdown(sockets)
+        patience.cancel()
+        if self.force_exit:  # asked twice: nobody waits for anything
+            self._runtime.stop()
         await asyncio.to_thread(self.at_end)
 
     def stop(self) -> None:
         """Begins to stop, without a signal."""
-        self._runtime.closing.set()
         self.should_exit = True
 
 

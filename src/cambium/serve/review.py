@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -136,8 +135,8 @@ class Review:
     def enqueue(self, proposal_id: str) -> None:
         """Queues the job that carries a proposal on."""
 
-        def work(stop: threading.Event) -> None:
-            self.checker.run(proposal_id, stop)
+        def work() -> None:
+            self.checker.run(proposal_id)
             self.describe(proposal_id)
 
         self._jobs.submit(proposal_id, work)
@@ -146,7 +145,7 @@ class Review:
         """Queues the behavioural diff of a proposal that has to have one and has none."""
         if self.describer.is_missing(self.proposals.get(proposal_id)):
             name = f"behaviour of {proposal_id}"
-            self._jobs.submit(name, lambda stop: self.describer.run(proposal_id, stop))
+            self._jobs.submit(name, lambda: self.describer.run(proposal_id))
 
     def ask_for_diff(self, proposal_id: str, *, by: str) -> Filed:
         """Has a candidate's behavioural diff computed, whatever became of its proposal.
@@ -189,7 +188,7 @@ class Review:
                 raise IllegalTransition(
                     f"another process works on proposal {proposal_id}", mend="wait for its looks"
                 )
-            self.checker.one_look(proposal_id, threading.Event())
+            self.checker.one_look(proposal_id)
         return self.proposals.get(proposal_id)
 
     def approve(self, proposal_id: str, signature: Signature, *, comment: str = "") -> Filed:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-from cambium.core.errors import DataError
+from cambium.core.errors import DataError, Stopped
 from cambium.learn.lesson import LearnResult
 from cambium.lifecycle.kill import Killed
 from cambium.models.base import BaseModel, load_base
+from cambium.models.breaking_off import breakable
 from cambium.models.compute_thread import ComputeThread
 from cambium.models.encoder import SentenceEncoder
 from cambium.models.engine import Engine, EngineConfig
@@ -56,6 +58,7 @@ from cambium.trust.audit import REQUESTS
 from cambium.trust.policy import Policy
 
 DAY_MS = 24 * 3_600_000
+Result = TypeVar("Result")
 
 
 class Runtime:
@@ -112,7 +115,7 @@ class Runtime:
         self.adapters = self._open_adapters()
         self.janitor = Janitor(self.adapters, self.state, forget=self._forget_traces)
         self._opened.callback(self.janitor.close)
-        self.jobs = JobRunner(claims_on(self.state))
+        self.jobs = JobRunner(claims_on(self.state), breakable=breakable)
         self._opened.callback(self.jobs.close)
         self.deciding = Following(
             self.state, rules=self.rules, published=self.published, read_policy=stored_policy
@@ -123,6 +126,7 @@ class Runtime:
         self.answering = Answering(self)
         self.subjects = Subjects(self)
         self.kill.listen(self._on_kill)
+        self.deciding.on_look = self.tokens.follow
         self.deciding.on_act = self.adapters.forget_ended
         # What follows must not wait for lessons under way, which the other thread does.
         self.deciding.on_policy = lambda: self.slow_threads.submit(self._follow_rules)
@@ -211,6 +215,8 @@ class Runtime:
             self.lessons.halt(self.kill.error())
             self.jobs.halt()
             return
+        if self.closing.is_set():
+            return
         self.engine.resume()
         self.lessons.resume()
         self.jobs.resume()
@@ -294,6 +300,30 @@ class Runtime:
         """
         self.kill.check()
 
+    def check_open(self) -> None:
+        """Returns while this server goes on with what takes long.
+
+        Raises:
+            SystemKilled: somebody pulled the kill switch.
+            Stopped: the server is closing.
+        """
+        self.check_alive()
+        self.check_closing()
+
+    def check_closing(self) -> None:
+        """Returns while nobody has asked this server to end.
+
+        Raises:
+            Stopped: somebody has.
+        """
+        if self.closing.is_set():
+            raise _closing()
+
+    def at_length(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Returns what `work` returns, which takes minutes and ends early as `check_open` says."""
+        with breakable(self.check_open):
+            return work(*arguments)
+
     def count_lesson(self, result: LearnResult) -> None:
         """Counts a call to learn by what the monitors made of it."""
         outcome = "quarantined" if result.quarantined else "reset" if result.reset else "kept"
@@ -370,9 +400,16 @@ class Runtime:
             signed = newest_signed(tx, key) if lane == REQUESTS else sign_newest(tx, key)
         return {**signed.__dict__, "public": self.identity.key.public_key.raw}
 
+    def stop(self) -> None:
+        """Ends what is under way, each between two of its steps; who waits is told `Stopped`."""
+        self.closing.set()
+        self.jobs.halt()
+        self.lessons.halt(_closing())
+        self.engine.halt(_closing())
+
     def close(self) -> None:
         """Ends the background threads and lets the next process have the state."""
-        self.closing.set()
+        self.stop()
         self._opened.close()
 
     def __enter__(self) -> Runtime:
@@ -385,3 +422,7 @@ class Runtime:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _closing() -> Stopped:
+    return Stopped("the server is closing", mend="ask again when it is up")

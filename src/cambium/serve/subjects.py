@@ -7,7 +7,6 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import Stopped
 from cambium.core.nouns import Revision
 from cambium.evals.local_subject import LocalSubject
 from cambium.models.adapter import Adapter
@@ -124,5 +123,4 @@ class Subjects:
         kill = self._runtime.kill
         if name != "base" or not kill.serves_base:
             kill.check()
-        if self._runtime.closing.is_set():
-            raise Stopped("the server is closing", mend="ask again when it is up")
+        self._runtime.check_closing()

@@ -74,7 +74,11 @@ class TokenOrder:
 
 
 class Tokens:
-    """The tokens of one state. Once there was one, every request needs one, for good."""
+    """The tokens of one state. Once there was one, every request needs one, for good.
+
+    Where others share the state, `follow` hears what they do; no request waits for the database,
+    and while that is gone, tokens stand as they stood.
+    """
 
     def __init__(self, state: State, *, now_ms: Callable[[], int]) -> None:
         self._state = state
@@ -167,10 +171,16 @@ class Tokens:
             tx.audit("token.revoked", at=now, body={"token_id": token_id})
         self._refresh()
 
+    def follow(self) -> None:
+        """Reads what other processes of the state have made and revoked."""
+        self._refresh()
+
     def _is_in_time(self, row: TokenRow) -> bool:
         return row.expires_at is None or self._now_ms() < row.expires_at
 
     def _refresh_if_old(self) -> None:
+        if self._state.is_shared:
+            return
         if not 0 <= self._now_ms() - self._read_at < REFRESH_MS:
             self._refresh()
 

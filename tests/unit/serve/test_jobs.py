@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,17 +18,17 @@ def test_jobs_run_in_order_and_a_queued_one_is_replaced() -> None:
     runner, done = JobRunner(), list[str]()
     began, may_go, ended = threading.Event(), threading.Event(), threading.Event()
 
-    def first(stop: threading.Event) -> None:
+    def first() -> None:
         began.set()
         assert may_go.wait(WAIT_S)
         done.append("first")
 
     runner.submit("first", first)
     assert began.wait(WAIT_S)
-    runner.submit("second", lambda stop: done.append("old"))
-    runner.submit("second", lambda stop: done.append("new"))
-    runner.submit("first", lambda stop: done.append("first again"))
-    runner.submit("last", lambda stop: ended.set())
+    runner.submit("second", lambda: done.append("old"))
+    runner.submit("second", lambda: done.append("new"))
+    runner.submit("first", lambda: done.append("first again"))
+    runner.submit("last", lambda: ended.set())
     assert runner.pending == ("first", "second", "first", "last")
     may_go.set()
     assert ended.wait(WAIT_S)
@@ -39,29 +39,45 @@ def test_jobs_run_in_order_and_a_queued_one_is_replaced() -> None:
 def test_a_failing_job_does_not_end_the_runner(caplog: pytest.LogCaptureFixture) -> None:
     runner, done = JobRunner(), threading.Event()
 
-    def fail(stop: threading.Event) -> None:
+    def fail() -> None:
         raise RuntimeError("no")
 
     runner.submit("bad", fail)
-    runner.submit("good", lambda stop: done.set())
+    runner.submit("good", lambda: done.set())
     assert done.wait(WAIT_S)
     runner.close()
     assert "bad" in caplog.text
 
 
-def test_closing_stops_the_running_job_and_drops_the_rest() -> None:
-    runner, began, dropped = JobRunner(), threading.Event(), threading.Event()
+@pytest.mark.parametrize("end", [JobRunner.close, JobRunner.halt])
+def test_the_running_job_is_broken_off_and_the_rest_dropped(
+    end: Callable[[JobRunner], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[Callable[[], None]] = []
+    began, is_ending, dropped = threading.Event(), threading.Event(), threading.Event()
 
-    def run(stop: threading.Event) -> None:
+    @contextmanager
+    def breakable(check: Callable[[], None]) -> Iterator[None]:
+        asked.append(check)
+        yield
+
+    runner = JobRunner(breakable=breakable)
+
+    def run() -> None:
+        asked[0]()  # nobody has said anything yet
         began.set()
-        assert stop.wait(WAIT_S)
+        assert is_ending.wait(WAIT_S)
+        while True:
+            asked[0]()
 
     runner.submit("running", run)
     assert began.wait(WAIT_S)
-    runner.submit("queued", lambda stop: dropped.set())
+    runner.submit("queued", dropped.set)
+    is_ending.set()
+    end(runner)
+    assert runner.wait_idle(WAIT_S)
     runner.close()
-    assert not dropped.is_set()
-    assert runner.pending == ()
+    assert not dropped.is_set() and "failed" not in caplog.text
 
 
 def test_a_job_that_another_process_has_waits_and_is_not_lost(
@@ -78,10 +94,10 @@ def test_a_job_that_another_process_has_waits_and_is_not_lost(
         yield name not in elsewhere
 
     runner = JobRunner(hold)
-    runner.submit("theirs", lambda stop: (done.append("theirs"), ended.set()))
+    runner.submit("theirs", lambda: (done.append("theirs"), ended.set()))
     assert tried.wait(WAIT_S)
     assert "theirs" in runner.pending
-    runner.submit("mine", lambda stop: done.append("mine"))
+    runner.submit("mine", lambda: done.append("mine"))
     elsewhere.clear()
     assert ended.wait(WAIT_S)
     runner.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextvars import copy_context
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -85,7 +86,8 @@ def router(runtime: Runtime) -> APIRouter:
     @routes.post("/adapters/{name}/replay")
     async def replay_learning(name: str, caller: Asking) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(runtime.slow_threads, _replay, runtime, name, caller)
+        work = partial(runtime.at_length, _replay, runtime, name, caller)
+        return await loop.run_in_executor(runtime.slow_threads, work)
 
     @routes.get("/adapters")
     async def list_adapters(caller: Asking) -> dict[str, Any]:

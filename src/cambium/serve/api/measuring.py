@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -12,6 +13,7 @@ from pydantic import Field
 from cambium.core.errors import DataError
 from cambium.evals.local_subject import LocalSubject
 from cambium.evals.subject import Generation
+from cambium.models.breaking_off import breakable
 from cambium.models.weight_diff import weights_by_domain
 from cambium.serve.access import Asking, Caller
 from cambium.serve.api.bodies import Body
@@ -79,11 +81,12 @@ def _measured(runtime: Runtime, body: MeasureBody, caller: Caller) -> dict[str, 
     subject = runtime.subjects.open(body.model, caller=caller)
     items: list[Any] = getattr(body, asked[0])
     results: list[Any] = []
-    for at in range(0, len(items), ITEMS_AT_ONCE):
-        # A kill and a stop end what is under way, not only what comes after.
-        runtime.subjects.check(body.model)
-        results += _answers(subject, asked[0], items[at : at + ITEMS_AT_ONCE])
-    runtime.subjects.check(body.model)
+    check = partial(runtime.subjects.check, body.model)
+    with breakable(check):  # a kill and a stop end what is under way, not only what comes after
+        for at in range(0, len(items), ITEMS_AT_ONCE):
+            check()
+            results += _answers(subject, asked[0], items[at : at + ITEMS_AT_ONCE])
+        check()
     return {"model": body.model, "digest": subject.digest, "results": results}
 
 

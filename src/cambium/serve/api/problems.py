@@ -41,6 +41,7 @@ STATUS: dict[str, int] = {
     "gate_broken": 500,
     "storage_full": 507,
     "state_locked": 409,
+    "state_unreachable": 503,
     "state_corrupt": 500,
     "not_current": 503,
     "stopped": 503,

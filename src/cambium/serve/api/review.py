@@ -158,8 +158,8 @@ def _add_judging(routes: APIRouter, runtime: Runtime) -> None:
             )
         await asyncio.to_thread(shown, runtime.proposals, body.proposal_id, caller)
         loop = asyncio.get_running_loop()
-        slow = runtime.slow_threads
-        filed = await loop.run_in_executor(slow, review.look_again, body.proposal_id)
+        work = partial(runtime.at_length, review.look_again, body.proposal_id)
+        filed = await loop.run_in_executor(runtime.slow_threads, work)
         view = await asyncio.to_thread(review.view, filed)
         verdicts = {gate["verdict"] for gate in view["gates"]}
         overall = next((v for v in ("error", "fail", "missing") if v in verdicts), "pass")

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from cambium.core.errors import CambiumError, ConfigError, DataError
-from cambium.serve.errors import StateCorrupt, StateLocked, StorageFull
+from cambium.serve.errors import StateCorrupt, StateLocked, StateUnreachable, StorageFull
 
 # EFBIG is how a limit on the size of files shows; to the caller it is a full disk too.
 FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -20,6 +20,7 @@ FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # SQLite says SQLITE_FULL only for ENOSPC; a quota shows as a refused write.
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
 _PRIMARY = 0xFF
+RETRY_AFTER_S = 2
 
 
 def storage_full() -> StorageFull:
@@ -40,7 +41,8 @@ def known_errors() -> Iterator[None]:
             connections are in use.
         StateCorrupt: the file is not a database, or a damaged one.
         DataError: a row that contradicts a key or a reference.
-        ConfigError: the database cannot be opened, or is gone.
+        ConfigError: the database cannot be opened.
+        StateUnreachable: it is gone, or says nothing.
         CambiumError: anything else the database refuses.
     """
     try:
@@ -55,6 +57,17 @@ def known_errors() -> Iterator[None]:
         if error.errno in FULL_ERRNOS:
             raise storage_full() from error
         raise
+
+
+@contextmanager
+def told_why() -> Iterator[None]:
+    """Says to whoever opens a state, in the driver's words, why its database cannot be reached."""
+    try:
+        yield
+    except StateUnreachable as error:
+        said = str(getattr(error.__cause__, "orig", "")).strip().split("\n")[0]
+        raise StateUnreachable(f"the database cannot be reached ({said})",
+                               mend="check --db and the database") from error  # fmt: skip
 
 
 def _known(error: StatementError) -> CambiumError:
@@ -103,8 +116,8 @@ def _from_postgres(cause: BaseException | None) -> CambiumError:
         return StateCorrupt(f"the database is damaged ({said})", mend="restore it from a backup")
     if state[:2] in ("22", "23"):
         return DataError(f"the row contradicts what is stored ({said})", mend="read it first")
-    if not state or state[:2] in ("08", "28", "3D", "57"):
-        return ConfigError(
-            f"the database cannot be reached ({said})", mend="check --db and the database"
-        )
+    if not state or state[:2] in ("08", "28", "3D", "57") or state == "53300":
+        # Not in the driver's words, which name hosts: callers hear this.
+        return StateUnreachable("the database cannot be reached", mend="try again later",
+                                detail={"retry_after_s": RETRY_AFTER_S})  # fmt: skip
     return CambiumError(f"the database refused a statement ({said})")

@@ -71,11 +71,15 @@ class Membership:
         self._drop()
 
     def _run(self) -> None:
+        is_silent = False
         while not self._stop.wait(PERIOD_S):
             try:
                 self.beat()
+                is_silent = False
             except SQLAlchemyError as error:
-                _log.warning("no word from the database: %s", str(error).split("\n")[0])
+                if not is_silent:
+                    _log.warning("no word from the database: %s", str(error).split("\n")[0])
+                is_silent = True
                 self._drop()
 
     def _join(self, connection: Connection) -> str:

@@ -58,7 +58,7 @@ def move(folder: Path, target: Connection, *, fresh: bool) -> None:
                 raise ConfigError(f"{folder / DATABASE_FILE}: {error.message}", mend=mend) from None
             if fresh:
                 _copy(source, target)
-            elif _servers(source) != _servers(target):
+            elif _servers(source) != _servers(target) or not _log(source) <= _log(target):
                 raise ConfigError("that database holds another state than this folder",
                                   mend="name an empty one, or that folder")  # fmt: skip
     finally:
@@ -76,6 +76,12 @@ def put_away(folder: Path) -> None:
 def _servers(connection: Connection) -> set[str]:
     keys = Table.metadata.tables["keys"].c
     return set(connection.execute(select(keys.key_id).where(keys.role == "server")).scalars())
+
+
+def _log(connection: Connection) -> set[tuple[int, str]]:
+    """Returns every lasting act: a state that no server has had yet differs in these alone."""
+    entries = Table.metadata.tables["audit"].c
+    return {(seq, leaf) for seq, leaf in connection.execute(select(entries.seq, entries.hash))}
 
 
 def _copy(source: Connection, target: Connection) -> None:

@@ -5,13 +5,20 @@ The driver, `psycopg`, comes with the extra `postgres` and is imported when such
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
 
 from cambium.core.errors import ConfigError
 from cambium.serve.store.writing import MAX_CONNECTIONS, is_for_writing
 
 # The key of the advisory lock in the state's database: who writes, of all processes.
 WRITER_LOCK = 0x63616D6269756D00
+# And who opens it: what a first start does, from the tables to the folder's file, takes many steps.
+OPENER_LOCK = WRITER_LOCK + 1
+OPENER_WAITS_S = 60
 _CONNECTING = {
     "options": "-c synchronous_commit=on -c lock_timeout=5s -c client_encoding=utf8",
     "connect_timeout": 5,
@@ -44,6 +51,21 @@ def open_postgres(url: URL) -> Engine:
         ) from error
     event.listen(engine, "begin", _begin)
     return engine
+
+
+@contextmanager
+def alone_at_opening(engine: Engine) -> Iterator[None]:
+    """Lets processes open the state one after another; the next one sees all that this one did."""
+    with engine.connect() as connection:
+        connection.detach()  # it ends here, whatever becomes of the engine meanwhile
+        transaction = connection.begin()
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{OPENER_WAITS_S}s'")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({OPENER_LOCK})")
+        try:
+            yield
+        finally:
+            with suppress(SQLAlchemyError):  # a database that is gone holds no lock
+                transaction.rollback()
 
 
 def check_durable(connection: Connection) -> None:

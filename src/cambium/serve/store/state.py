@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 
@@ -26,11 +26,11 @@ from cambium.serve.store.database import (
     require_current_schema,
 )
 from cambium.serve.store.durable import make_durable_folder
-from cambium.serve.store.failures import known_errors
+from cambium.serve.store.failures import known_errors, told_why
 from cambium.serve.store.folder_lock import FolderLock
 from cambium.serve.store.membership import Membership
 from cambium.serve.store.moving import DATABASE_FILE, chosen_database, move, put_away, remember
-from cambium.serve.store.postgres import check_durable
+from cambium.serve.store.postgres import alone_at_opening, check_durable
 from cambium.serve.store.transaction import Transaction
 from cambium.serve.store.writing import for_writing
 
@@ -72,19 +72,22 @@ class State:
 
         Raises:
             StateLocked: another process, named in the message, holds the folder, and the database
-                is not one to share.
+                is not one to share; or processes that opened it before this one took too long.
             ConfigError: the folder or the URL cannot be used, or another version wrote it.
             StateCorrupt: the database is damaged.
             StorageFull: there is no room for the first files.
+            StateUnreachable: the database does not answer.
         """
         database = chosen_database(folder, url)
         if not exclusive:
             is_file = database.get_backend_name() == "sqlite"
             if is_file and not Path(str(database.database)).is_file():
                 raise ConfigError(f"there is no state in {folder}", mend="start a server on it")
-            return cls._opened(open_engine(database), folder=folder, lock=None)
+            with told_why():
+                return cls._opened(open_engine(database), folder=folder, lock=None)
         engine = open_engine(database)
-        with known_errors():
+        alone = alone_at_opening(engine) if _can_share(engine) else nullcontext()
+        with told_why(), known_errors(), alone:
             try:
                 make_durable_folder(folder)
                 # What the folder's own file holds is moved by one process alone.
@@ -94,11 +97,14 @@ class State:
                 raise ConfigError(
                     f"{folder} cannot hold a state ({error.strerror})", mend="name another folder"
                 ) from error
-        try:
-            return cls._opened(engine, folder=folder, lock=lock, address=address)
-        except BaseException:
-            lock.release()
-            raise
+            try:
+                if chosen_database(folder, url) != database:
+                    raise StateLocked("the state has just moved to another database",
+                                      mend="start again")  # fmt: skip
+                return cls._opened(engine, folder=folder, lock=lock, address=address)
+            except BaseException:
+                lock.release()
+                raise
 
     @classmethod
     def _opened(

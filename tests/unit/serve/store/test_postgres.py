@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect, make_url
+from sqlalchemy import URL, inspect, make_url
 from tests.postgres import fresh_database
 
 from cambium.core.errors import ConfigError, DataError
 from cambium.core.nouns import AdapterState
-from cambium.serve.errors import StateLocked
+from cambium.serve.errors import StateLocked, StateUnreachable
 from cambium.serve.store.failures import known_errors
-from cambium.serve.store.moving import URL_FILE
+from cambium.serve.store.folder_lock import FolderLock
+from cambium.serve.store.moving import URL_FILE, remember
 from cambium.serve.store.postgres import WRITER_LOCK
 from cambium.serve.store.records import AdapterRecord, ExampleRecord, KeyRow
 from cambium.serve.store.schema import Table
@@ -144,9 +146,9 @@ def test_a_database_that_does_not_sync_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["postgresql://nobody@127.0.0.1:1/none"])
 def test_a_database_that_is_not_there_is_said_so(tmp_path: Path, url: str) -> None:
-    with pytest.raises(ConfigError, match="cannot be reached") as refused:
+    with pytest.raises(StateUnreachable, match="cannot be reached") as refused:
         State.open(tmp_path, url=url)
-    assert "\n" not in refused.value.one_line()
+    assert "\n" not in refused.value.one_line() and "refused" in refused.value.message
     assert not (tmp_path / URL_FILE).exists()
 
 
@@ -208,3 +210,62 @@ def test_another_states_database_is_refused_and_changes_nothing(tmp_path: Path) 
         assert [row.key_id for row in view.list_keys()] == ["server-b"]
     with State.open(tmp_path / "a") as state, state.read() as view:
         assert [row.key_id for row in view.list_keys()] == ["server-a"]
+
+
+def test_states_that_no_server_has_had_yet_do_not_become_one(tmp_path: Path) -> None:
+    url = fresh_database()
+    for name in ("a", "b"):
+        with State.open(tmp_path / name) as state, state.transaction() as tx:
+            tx.audit("policy.signed", body={"policy": name}, at=1)
+    State.open(tmp_path / "a", url=url).close()
+    with pytest.raises(ConfigError, match="another state"):
+        State.open(tmp_path / "b", url=url)
+    assert (tmp_path / "b" / "cambium.db").is_file()
+
+
+def test_who_opens_while_another_moves_the_file_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with State.open(tmp_path) as state, state.transaction() as tx:
+        tx.put_key(key("k-1"))
+    url, moving, go_on = fresh_database(), threading.Event(), threading.Event()
+
+    def remember_late(folder: Path, where: URL) -> None:
+        moving.set()
+        assert go_on.wait(60)
+        remember(folder, where)
+
+    monkeypatch.setattr("cambium.serve.store.state.remember", remember_late)
+    with (
+        psycopg.connect(url, autocommit=True) as other,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        first = threads.submit(State.open, tmp_path, url=url)
+        assert moving.wait(60)
+        second = threads.submit(State.open, tmp_path, url=url)
+        waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while not second.done() and other.execute(waiting).fetchone() is None:
+            pass
+        go_on.set()
+        with first.result() as one, second.result() as two:
+            for state in (one, two):
+                with state.read() as view:
+                    assert view.list_keys() == [key("k-1")]
+
+
+def test_who_chose_the_file_before_it_moved_does_not_begin_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = make_url(fresh_database())
+
+    class LateLock(FolderLock):
+        def __init__(self, folder: Path, *, shared: bool = False) -> None:
+            remember(folder, url)
+            super().__init__(folder, shared=shared)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cambium.serve.store.state.FolderLock", LateLock)
+        with pytest.raises(StateLocked, match="moved"):
+            State.open(tmp_path)
+    assert not (tmp_path / "cambium.db").exists()
+    State.open(tmp_path).close()  # and the lock was given back

@@ -70,6 +70,8 @@ class Generation:
             if choice.finish is not None:
                 continue  # the engine was a token ahead of a stop string
             if event.finish in ("error", "cancelled"):
+                if isinstance(event.error, CambiumError):
+                    raise event.error  # the server is closing, or somebody pulled the kill switch
                 raise CambiumError("the answer broke off", mend="try again") from event.error
             if self.first_token_at is None and event.token_id is not None:
                 self.first_token_at = time.perf_counter()
