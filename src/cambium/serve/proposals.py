@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,12 +15,14 @@ from cambium.serve.kill_switch import KillSwitch
 from cambium.serve.log_head import sign_newest
 from cambium.serve.proposal_records import Filed, from_row, to_row
 from cambium.serve.rules import Rules
-from cambium.serve.store.records import ProposalHead
+from cambium.serve.store.records import ProposalHead, ProposalRow
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.attestation import AttestationResult
 from cambium.trust.policy import Policy
 
+# Records are long, and lists read the same ones again and again.
+MAX_VERIFIED = 64
 UNDECIDED = (ProposalState.CONSOLIDATING, ProposalState.CHECKING)
 
 
@@ -35,6 +38,8 @@ class Proposals:
     # By id, without what grows: what never changes of a proposal, and all that the ledger counts
     # of a decided one. Records are long, and a list of a thousand must not read them all.
     _known: dict[str, Proposal] = field(default_factory=lambda: {})
+    # Records by id: one whose row reads as it did when it was verified is not hashed again.
+    _verified: OrderedDict[str, tuple[ProposalRow, Filed]] = field(default_factory=OrderedDict)
 
     def need_policy(self) -> Policy:
         """Returns the signed policy.
@@ -62,24 +67,35 @@ class Proposals:
             ProposalNotFound: no proposal has this id.
         """
         with self.state.read() as tx:
-            return from_row(tx.get_proposal(proposal_id))
+            return self._from_row(tx.get_proposal(proposal_id))
 
     def all(self) -> list[Filed]:
         """Returns every proposal, oldest first."""
         with self.state.read() as tx:
-            return [from_row(row) for row in tx.list_proposals()]
+            return [self._from_row(row) for row in tx.list_proposals()]
 
     def several(self, ids: Sequence[str]) -> list[Filed]:
         """Returns the proposals of these ids, in this order."""
         with self.state.read() as tx:
-            return [from_row(row) for row in tx.proposals_of(ids)]
+            return [self._from_row(row) for row in tx.proposals_of(ids)]
 
     def in_state(self, *states: ProposalState) -> list[Filed]:
         """Returns every proposal that is in one of these states, oldest first."""
         with self.state.read() as tx:
             heads = tx.proposal_heads()
             rows = tx.proposals_of([head.id for head in heads if head.state in states])
-        return [from_row(row) for row in rows]
+        return [self._from_row(row) for row in rows]
+
+    def _from_row(self, row: ProposalRow) -> Filed:
+        """Returns what a row says, verified; see `from_row`."""
+        known = self._verified.get(row.id)
+        if known is not None and known[0] == row:
+            return known[1]
+        filed = from_row(row)
+        self._verified[row.id] = (row, filed)
+        while len(self._verified) > MAX_VERIFIED:
+            self._verified.popitem(last=False)
+        return filed
 
     def heads(self) -> list[tuple[ProposalHead, str]]:
         """Returns what lists are made of, oldest first: each head, and its adapter's name."""

@@ -287,7 +287,13 @@ class Review:
         policy = self.proposals.need_policy()
         situation = situation_now(self.proposals, self._published)
         ledger = {"alpha": policy.alpha, "spent": self.spent(), "cost": series_cost(policy)}
-        return [self._view(filed, situation, ledger) for filed in several]
+        with self.proposals.state.read() as tx:
+            signed = tx.approvals_of([filed.proposal.id for filed in several])
+        at = {
+            proposal: {row.key_id: row.at // 1000 for row in rows}
+            for proposal, rows in signed.items()
+        }
+        return [self._view(filed, situation, ledger, at[filed.proposal.id]) for filed in several]
 
     def spent(self) -> float:
         """Returns what the looks of all proposals have cost of the policy's alpha.
@@ -303,11 +309,12 @@ class Review:
             self._spent = known
         return known[1]
 
-    def _view(self, filed: Filed, situation: Situation, ledger: dict[str, float]) -> dict[str, Any]:
+    def _view(
+        self, filed: Filed, situation: Situation, ledger: dict[str, float], at: dict[str, int]
+    ) -> dict[str, Any]:
+        """Returns one of `views`; `at` is when each key signed, in seconds since 1970."""
         policy, proposal = situation.policy, filed.proposal
         names = {a.key_id: a.name for a in policy.approvers}
-        with self.proposals.state.read() as tx:
-            at = {row.key_id: row.at // 1000 for row in tx.list_approvals(proposal.id)}
         progress = self.checker.progress(proposal.id)
         return {
             "id": proposal.id,

@@ -115,8 +115,7 @@ def grow(tree: GrowingTree, entry: AuditEntry) -> None:
 
 def check_grown(
     kept: Checkpoint, now: Checkpoint, proof: Sequence[str], server_public: PublicKey,
-    lane: str = LIFECYCLE,
-) -> None:  # fmt: skip
+    lane: str = LIFECYCLE) -> None:  # fmt: skip
     """Returns when the log that `now` signs begins with the one that `kept` signs.
 
     Raises:

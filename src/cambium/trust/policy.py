@@ -6,6 +6,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -221,7 +222,7 @@ class Policy:
     gates: tuple[GateSpec, ...]
     content: Mapping[str, object]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Returns the digest of the content's canonical JSON; comments do not count."""
         return digest_json(dict(self.content))

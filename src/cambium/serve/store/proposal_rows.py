@@ -104,8 +104,17 @@ class ProposalRows(Rows):
 
     def list_approvals(self, proposal: str) -> list[ApprovalRow]:
         """Returns the signatures on a proposal, oldest first."""
+        return self.approvals_of([proposal])[proposal]
+
+    def approvals_of(self, proposals: Sequence[str]) -> dict[str, list[ApprovalRow]]:
+        """Returns the signatures on each of several proposals, oldest first."""
+        found: dict[str, list[ApprovalRow]] = {proposal: [] for proposal in proposals}
         ordered = columns(Approval, ApprovalRow).order_by(Approval.at, Approval.key_id)
-        return self._all(ApprovalRow, ordered.where(Approval.proposal == proposal))
+        for at in range(0, len(proposals), _AT_ONCE):
+            some = ordered.where(Approval.proposal.in_(proposals[at : at + _AT_ONCE]))
+            for row in self._all(ApprovalRow, some):
+                found[row.proposal].append(row)
+        return found
 
     def clear_approvals(self, proposal: str) -> int:
         """Voids the signatures on a proposal, as new evidence does, and returns how many."""

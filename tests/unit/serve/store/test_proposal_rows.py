@@ -88,6 +88,9 @@ def test_a_key_approves_once(state: State) -> None:
         tx.add_approval(approval("k-1", proposal="p-2"))
     with state.read() as view:
         assert [a.key_id for a in view.list_approvals("p-1")] == ["k-1", "k-2"]
+        found = view.approvals_of(["p-none", "p-1"])
+        assert {p: [a.key_id for a in rows] for p, rows in found.items()} == {
+            "p-none": [], "p-1": ["k-1", "k-2"]}  # fmt: skip
 
 
 def test_new_evidence_can_void_approvals(state: State) -> None:
