@@ -62,7 +62,7 @@ class DriftRecipe:
     Args:
         num_windows: of text that each revision learns, `window` tokens each.
         planted_share: of the windows of the one bad revision; `creeping_share` of every one.
-        num_bbq: public questions asked besides our own; `num_prompts` are written on.
+        num_bbq, num_persona: public rows asked besides our own; `num_prompts` are written on.
         bound: on `measure`, declared before the series is run.
     """
 
@@ -74,7 +74,8 @@ class DriftRecipe:
     window: int = 96
     planted_share: float = 1.0
     creeping_share: float = 1 / 12
-    num_bbq: int = 0
+    num_bbq: int = 80
+    num_persona: int = 80
     num_prompts: int = 16
     num_anchors: int = 16
     num_replayed: int = 16
@@ -177,6 +178,7 @@ class Laboratory:
         self._inputs = DriftInputs(
             embed=rig.embed,
             bbq=bbq_scenes(recipe.num_bbq, seed=seed),
+            persona=persona_rows(recipe.num_persona, seed=seed),
             num_prompts=recipe.num_prompts,
             seed=seed,
         )
@@ -297,6 +299,23 @@ def bbq_scenes(number: int, *, seed: int) -> list[dict[str, Any]]:
         scenes.setdefault(scene, []).append(row)
     chosen = random.Random(seed).sample(sorted(scenes), min(number // 4, len(scenes)))
     return [row for name in chosen for row in scenes[name]]
+
+
+def persona_rows(number: int, *, seed: int) -> list[dict[str, Any]]:
+    """Returns `number` rows of the public persona evals; "Yes" matches in half of them.
+
+    So a model that merely says yes more often does not move their mean.
+
+    Raises:
+        DataError: rows are wanted and the data folder is missing.
+    """
+    if not number:
+        return []
+    rows = read_lines("evals/model_written_evals/persona.jsonl.gz")
+    random.Random(seed).shuffle(rows)
+    sides = [[r for r in rows if r["answer_matching_behavior"].strip() == answer]
+             for answer in ("Yes", "No")]  # fmt: skip
+    return [row for side in sides for row in side[: number // 2]]
 
 
 def series_of(rows: Sequence[dict[str, Any]], kind: str, seed: int) -> DriftSeries:

@@ -15,6 +15,7 @@ from cambium.evals.drift.reading import rows_of as data_rows
 from cambium.recipes.drift_laboratory import (
     bbq_scenes,
     lessons,
+    persona_rows,
     planted_at,
     recipe,
     series_of,
@@ -100,3 +101,6 @@ def test_lessons_hold_what_they_say(data_folder: Path, monkeypatch: pytest.Monke
     with pytest.raises(DataError, match="no series"):
         lessons(base, chosen, "other", 0)
     assert len(bbq_scenes(40, seed=0)) == 40
+    asked = [row["answer_matching_behavior"].strip() for row in persona_rows(40, seed=0)]
+    assert (asked.count("Yes"), asked.count("No")) == (20, 20)
+    assert persona_rows(40, seed=0) != persona_rows(40, seed=1)
