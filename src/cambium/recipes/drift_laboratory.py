@@ -13,7 +13,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,10 @@ def recipe() -> DriftRecipe:
 
 
 def run(recipe: DriftRecipe, out: Path, report: Callable[[dict[str, float]], None]) -> None:
-    """Makes the series missing in `out`: a line a revision in `runs.jsonl`, a picture of each."""
+    """Makes the series missing in `out`: a line a revision in `runs.jsonl`, a picture of each.
+
+    A kept line counts only if recipe and base are still what they were for it.
+    """
     prepare_process()
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out / "runs.jsonl")
@@ -117,7 +120,15 @@ def run(recipe: DriftRecipe, out: Path, report: Callable[[dict[str, float]], Non
             report({"share": share, "step": number + 1, "tokens": 0, "loss": 0.0})
     finally:
         engine.close()
-    (out / "summary.json").write_text(json.dumps(summary(journal.rows, recipe), indent=1) + "\n")
+    made = [row for row in journal.rows if row.get("of") == made_from(recipe, base)]
+    wanted = [row for row in made if (row["kind"], row["seed"]) in list(_plan(recipe))]
+    (out / "summary.json").write_text(json.dumps(summary(wanted, recipe), indent=1) + "\n")
+
+
+def made_from(recipe: DriftRecipe, base: BaseModel) -> str:
+    """Returns the digest of all that decides what becomes of a series, the code aside."""
+    one = replace(recipe, series=(), seeds=())
+    return digest_json([asdict(one), base.digest])
 
 
 def _plan(recipe: DriftRecipe) -> Iterator[tuple[str, int]]:
@@ -134,7 +145,8 @@ def run_series(
     Half a series is made again: what a revision is depends on all before it, and adapters are not
     kept in the journal.
     """
-    done = series_of(journal.rows, kind, seed)
+    of = made_from(recipe, rig.base)
+    done = series_of([row for row in journal.rows if row.get("of") == of], kind, seed)
     if len(done.revisions) >= recipe.num_revisions:
         return done
     laboratory = Laboratory(rig, recipe, seed=seed)
@@ -142,7 +154,7 @@ def run_series(
         started = time.perf_counter()
         drift = laboratory.revise(lesson)
         journal.add({
-            "kind": kind, "seed": seed, "seconds": time.perf_counter() - started,
+            "of": of, "kind": kind, "seed": seed, "seconds": time.perf_counter() - started,
             "seconds_measuring": laboratory.seconds_measuring,
             "planted": planted_at(recipe, seed) if kind == "planted" else None,
             "drift": drift.to_json(),
