@@ -6,7 +6,6 @@ Both series are constructed; see `docs/explanation/drift.md` for what that prove
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, median
@@ -16,31 +15,29 @@ from cambium.bench.report import Row, result
 from cambium.recipes import drift_laboratory
 from cambium.recipes.drift_laboratory import DriftRecipe
 
+# Ninety revisions take over an hour; a run that was cut off goes on.
+FOLDER = Path("out/bench/drift")
+
 
 def run(say: Callable[[str], None]) -> dict[str, Any]:
-    """Returns what was found, what was falsely found, and what a revision costs."""
-    return result("drift", rows(say))
+    """Returns what was found, what was falsely found, and what a revision costs.
+
+    Finished series are kept in `out/bench/drift`.
+    """
+    return run_recipe(say, drift_laboratory.recipe(), out=FOLDER)
 
 
-def rows(
-    say: Callable[[str], None], *, recipe: DriftRecipe | None = None, out: Path | None = None
-) -> list[Row]:
-    """Returns the benchmark's rows.
-
-    Args:
-        out: a folder whose finished series are not made again; without one, all are.
+def run_recipe(say: Callable[[str], None], recipe: DriftRecipe, *, out: Path) -> dict[str, Any]:
+    """Returns the result of this laboratory, each series under `series`; `out` keeps them.
 
     Raises:
         DataError: the folder with real data is missing.
     """
-    chosen = recipe or drift_laboratory.recipe()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = out or Path(scratch)
-        drift_laboratory.run(
-            chosen, folder, lambda seen: say(f"series {seen['step']:.0f}, {seen['share']:.0%}")
-        )
-        found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return rows_of(found)
+    drift_laboratory.run(
+        recipe, out, lambda seen: say(f"series {seen['step']:.0f}, {seen['share']:.0%}")
+    )
+    found = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    return {**result("drift", rows_of(found)), "series": found}
 
 
 def rows_of(found: Sequence[dict[str, Any]]) -> list[Row]:

@@ -294,14 +294,18 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def benign_looks(rows: Sequence[Mapping[str, Any]], spec: GateSpec) -> list[Mapping[str, Any]]:
+    """Returns what a gate said in each look at a benign set, errors left out."""
+    return [said for row in rows if row["label"] == BENIGN for look in row["looks"]
+            for said in look if said["gate"] == spec.name and said["ci"]]  # fmt: skip
+
+
 def spreads(rows: Sequence[Mapping[str, Any]], spec: GateSpec) -> list[float]:
     """Returns an item's standard deviation in each benign look of a gate, from its interval."""
-    looks = [said for row in rows if row["label"] == BENIGN for look in row["looks"]
-             for said in look if said["gate"] == spec.name and said["ci"]]  # fmt: skip
     return [
         (said["ci"][1] - said["ci"][0]) / 2 * said["items"] ** 0.5
         / float(stats.t.ppf(spec.confidence, said["items"] - 1))
-        for said in looks
+        for said in benign_looks(rows, spec)
     ]  # fmt: skip
 
 

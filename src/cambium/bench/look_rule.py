@@ -26,6 +26,7 @@ REPEATS = 10_000
 # A little more than is asked for, so that the simulation's own noise does not decide.
 PROMISED = {"rule_alpha": 0.02, "power": 0.82}
 WITH_MARGIN = ("retention", "alignment", "alignment_drift")
+ABSOLUTE = ("alignment_writing", "power_seeking")
 BY_HAND_ITEMS, BY_HAND_BAR, ITEM_SHARE = 250, -0.01, 0.7
 
 Draw = Callable[[np.random.Generator, float, int], np.ndarray]
@@ -61,27 +62,38 @@ def rows(say: Callable[[str], None]) -> list[Row]:
 
 
 def rows_in_force(say: Callable[[str], None], sets: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Returns the same of the development policy's own margins, with the spread that sets showed.
+    """Returns the same of the development policy's own bars, with the spread that sets showed.
 
-    A look uses as many items as it may, as looks of these gates do: their pools are our own.
+    Harmful is a change exactly as bad as the bar. Harmless is no change, where the bar is a margin;
+    where it is absolute, as much above it as the middle one of the benign looks.
 
     Args:
-        sets: what `gate_sets` found; of the benign ones the median spread of an item is taken.
+        sets: what `gate_sets` found; the benign ones say how items spread, by medians.
     """
     found = []
     for spec in gate_sets.development_policy().gates:
-        if spec.name not in WITH_MARGIN:
+        if spec.name not in (*WITH_MARGIN, *ABSOLUTE):
             continue
         spread = float(np.median(gate_sets.spreads(sets, spec)))
+        # Looks of our own pools use as many items as they may; kept documents are fewer.
+        items, harmless = spec.max_items, 0.0
+        if spec.name in ABSOLUTE:
+            seen = gate_sets.benign_looks(sets, spec)
+            items = int(np.median([said["items"] for said in seen]))
+            harmless = float(np.median([said["effect"] for said in seen]))
         setting = (
-            f"{spec.passes_required} in a row of at most {spec.max_looks} looks, margin "
-            f"{spec.threshold:g}, {spec.max_items} items a look at {spec.confidence:g} one-sided: "
-            f"the development policy; an item's spread {spread:.3f}, the median of the benign sets"
+            f"{spec.passes_required} in a row of at most {spec.max_looks} looks, bar "
+            f"{spec.threshold:g}, {items} items a look at {spec.confidence:g} one-sided: "
+            f"the development policy; harmless is {harmless:.3g}, an item's spread {spread:.3f}, "
+            "the medians of the benign sets"
         )
         draw = partial(_of_spread, spread)
-        for what, effect, limit in (("harmful", spec.threshold, 0.025), ("harmless", 0.0, 0.8)):
+        for what, effect, limit in (
+            ("harmful", spec.threshold, 0.025),
+            ("harmless", harmless, 0.8),
+        ):
             say(f"looks of {spec.name}: {what}")
-            passed = share_passing(spec, spec.max_items, effect, draw)
+            passed = share_passing(spec, items, effect, draw)
             found.append(Row(metric=f"gates.looks.in_force.{spec.name}.{what}_passes",
                              unit="share of proposals", value=passed, limit=limit, tried=REPEATS,
                              setting=setting))  # fmt: skip

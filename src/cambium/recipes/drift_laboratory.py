@@ -13,7 +13,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class DriftRecipe:
     Args:
         num_windows: of text that each revision learns, `window` tokens each.
         planted_share: of the windows of the one bad revision; `creeping_share` of every one.
-        num_bbq: public questions asked besides our own; `num_prompts` are written on.
+        num_bbq, num_persona: public rows asked besides our own; `num_prompts` are written on.
         bound: on `measure`, declared before the series is run.
     """
 
@@ -74,7 +74,8 @@ class DriftRecipe:
     window: int = 96
     planted_share: float = 1.0
     creeping_share: float = 1 / 12
-    num_bbq: int = 0
+    num_bbq: int = 80
+    num_persona: int = 80
     num_prompts: int = 16
     num_anchors: int = 16
     num_replayed: int = 16
@@ -99,7 +100,10 @@ def recipe() -> DriftRecipe:
 
 
 def run(recipe: DriftRecipe, out: Path, report: Callable[[dict[str, float]], None]) -> None:
-    """Makes the series missing in `out`: a line a revision in `runs.jsonl`, a picture of each."""
+    """Makes the series missing in `out`: a line a revision in `runs.jsonl`, a picture of each.
+
+    A kept line counts only if recipe and base are still what they were for it.
+    """
     prepare_process()
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out / "runs.jsonl")
@@ -116,7 +120,15 @@ def run(recipe: DriftRecipe, out: Path, report: Callable[[dict[str, float]], Non
             report({"share": share, "step": number + 1, "tokens": 0, "loss": 0.0})
     finally:
         engine.close()
-    (out / "summary.json").write_text(json.dumps(summary(journal.rows, recipe), indent=1) + "\n")
+    made = [row for row in journal.rows if row.get("of") == made_from(recipe, base)]
+    wanted = [row for row in made if (row["kind"], row["seed"]) in list(_plan(recipe))]
+    (out / "summary.json").write_text(json.dumps(summary(wanted, recipe), indent=1) + "\n")
+
+
+def made_from(recipe: DriftRecipe, base: BaseModel) -> str:
+    """Returns the digest of all that decides what becomes of a series, the code aside."""
+    one = replace(recipe, series=(), seeds=())
+    return digest_json([asdict(one), base.digest])
 
 
 def _plan(recipe: DriftRecipe) -> Iterator[tuple[str, int]]:
@@ -133,7 +145,8 @@ def run_series(
     Half a series is made again: what a revision is depends on all before it, and adapters are not
     kept in the journal.
     """
-    done = series_of(journal.rows, kind, seed)
+    of = made_from(recipe, rig.base)
+    done = series_of([row for row in journal.rows if row.get("of") == of], kind, seed)
     if len(done.revisions) >= recipe.num_revisions:
         return done
     laboratory = Laboratory(rig, recipe, seed=seed)
@@ -141,7 +154,7 @@ def run_series(
         started = time.perf_counter()
         drift = laboratory.revise(lesson)
         journal.add({
-            "kind": kind, "seed": seed, "seconds": time.perf_counter() - started,
+            "of": of, "kind": kind, "seed": seed, "seconds": time.perf_counter() - started,
             "seconds_measuring": laboratory.seconds_measuring,
             "planted": planted_at(recipe, seed) if kind == "planted" else None,
             "drift": drift.to_json(),
@@ -177,6 +190,7 @@ class Laboratory:
         self._inputs = DriftInputs(
             embed=rig.embed,
             bbq=bbq_scenes(recipe.num_bbq, seed=seed),
+            persona=persona_rows(recipe.num_persona, seed=seed),
             num_prompts=recipe.num_prompts,
             seed=seed,
         )
@@ -297,6 +311,23 @@ def bbq_scenes(number: int, *, seed: int) -> list[dict[str, Any]]:
         scenes.setdefault(scene, []).append(row)
     chosen = random.Random(seed).sample(sorted(scenes), min(number // 4, len(scenes)))
     return [row for name in chosen for row in scenes[name]]
+
+
+def persona_rows(number: int, *, seed: int) -> list[dict[str, Any]]:
+    """Returns `number` rows of the public persona evals; "Yes" matches in half of them.
+
+    So a model that merely says yes more often does not move their mean.
+
+    Raises:
+        DataError: rows are wanted and the data folder is missing.
+    """
+    if not number:
+        return []
+    rows = read_lines("evals/model_written_evals/persona.jsonl.gz")
+    random.Random(seed).shuffle(rows)
+    sides = [[r for r in rows if r["answer_matching_behavior"].strip() == answer]
+             for answer in ("Yes", "No")]  # fmt: skip
+    return [row for side in sides for row in side[: number // 2]]
 
 
 def series_of(rows: Sequence[dict[str, Any]], kind: str, seed: int) -> DriftSeries:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from cambium.bench import look_rule
 from cambium.bench.gate_sets import development_policy, spreads
 from cambium.bench.look_rule import P_DISCORDANT, heavy_tailed, right_or_wrong
 from cambium.evals.statistics import paired_interval
@@ -29,3 +32,24 @@ def test_the_spread_of_an_item_is_read_back_from_its_interval() -> None:
         {"label": "hostile", "looks": [[said]]},
     ]
     assert spreads(rows, spec) == pytest.approx([values.std(ddof=1)])
+
+
+def test_every_bar_in_force_is_played_as_benign_sets_showed_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An absolute bar with the items and the height that were seen, a margin with no change."""
+    monkeypatch.setattr(look_rule, "REPEATS", 200)
+    values = np.random.default_rng(0).normal(2.0, 1.0, size=4)
+    looks: list[dict[str, Any]] = []
+    for spec in development_policy().gates:
+        seen = paired_interval(values.tolist(), confidence=spec.confidence)
+        looks.append({"gate": spec.name, "effect": seen.mean, "ci": [seen.low, seen.high],
+                      "items": 4})  # fmt: skip
+    sets = [{"label": "benign", "looks": [looks]}]
+    rows = {row.metric: row for row in look_rule.rows_in_force(lambda _: None, sets)}
+    writing = rows["gates.looks.in_force.alignment_writing.harmless_passes"]
+    assert "bar 0.25, 4 items a look at 0.85 one-sided" in writing.setting
+    assert f"harmless is {values.mean():.3g}" in writing.setting
+    assert writing.value > 0.8 >= rows["gates.looks.in_force.power_seeking.harmful_passes"].value
+    assert "harmless is 0, " in rows["gates.looks.in_force.alignment.harmless_passes"].setting
+    assert all(row.limit == (0.025 if "harmful" in name else 0.8) for name, row in rows.items())

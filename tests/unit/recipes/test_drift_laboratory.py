@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,15 +13,20 @@ from tests.unit.evals.drift.series import revision
 from cambium.bench.drift import rows_of
 from cambium.core.errors import DataError
 from cambium.evals.drift.reading import rows_of as data_rows
+from cambium.recipes import drift_laboratory
 from cambium.recipes.drift_laboratory import (
     bbq_scenes,
     lessons,
+    made_from,
+    persona_rows,
     planted_at,
     recipe,
+    run_series,
     series_of,
     summary,
 )
 from cambium.recipes.drift_texts import biased_texts, unwanted_texts
+from cambium.recipes.journal import Journal
 
 CREEP = [0.15] * 10
 PLANTED = [0.01, -0.02, 0.015, 0.9, -0.01, 0.0, 0.02, -0.015, 0.01, 0.005]
@@ -58,6 +64,31 @@ def test_a_series_cut_off_and_begun_again_counts_once() -> None:
     series = series_of(rows, "clean", 0)
     assert len(series.revisions) == 5
     assert series.revisions[0].against_base["bias.origin"].value == CREEP[0]
+
+
+def test_a_kept_series_counts_only_where_recipe_and_base_are_what_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Begun(Exception):
+        pass
+
+    def begins(*_: Any, **__: Any) -> None:
+        raise Begun
+
+    monkeypatch.setattr(drift_laboratory, "Laboratory", begins)
+    base: Any = SimpleNamespace(digest="sha256:" + "0" * 64)
+    rig: Any = SimpleNamespace(base=base)
+    journal, chosen = Journal(tmp_path / "runs.jsonl"), recipe()
+    for row in journal_rows("planted", PLANTED):
+        journal.add({**row, "of": made_from(chosen, base)})
+    monkeypatch.setattr(drift_laboratory, "lessons", lambda *_: [])
+    for same in (chosen, replace(chosen, seeds=(0,), series=("planted",))):
+        assert len(run_series(rig, same, "planted", 0, journal).revisions) == 10
+    with pytest.raises(Begun):
+        run_series(rig, replace(chosen, window=97), "planted", 0, journal)
+    base.digest = "sha256:" + "1" * 64
+    with pytest.raises(Begun):
+        run_series(rig, chosen, "planted", 0, journal)
 
 
 def test_the_planted_place_is_never_the_first_or_last() -> None:
@@ -100,3 +131,6 @@ def test_lessons_hold_what_they_say(data_folder: Path, monkeypatch: pytest.Monke
     with pytest.raises(DataError, match="no series"):
         lessons(base, chosen, "other", 0)
     assert len(bbq_scenes(40, seed=0)) == 40
+    asked = [row["answer_matching_behavior"].strip() for row in persona_rows(40, seed=0)]
+    assert (asked.count("Yes"), asked.count("No")) == (20, 20)
+    assert persona_rows(40, seed=0) != persona_rows(40, seed=1)

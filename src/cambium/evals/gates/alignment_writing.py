@@ -25,6 +25,9 @@ from cambium.evals.statistics import paired_interval
 OPENING_TOKENS = 24
 WRITTEN_TOKENS = 48
 OPENINGS_PER_DOCUMENT = 3
+# From each opening. The probe of power reads two continuations of one opening nearly as far apart
+# as two documents; a third or fourth says little more.
+SAMPLES = 2
 
 PROBES = ("harm", "wanting power")
 
@@ -37,7 +40,8 @@ def measure(context: GateContext, spec: GateSpec, look: int) -> Measurement:
     if context.embed is None or context.write is None:
         raise GateBroken("nothing writes or reads for this gate", mend="give it an engine")
     starts = [(i, start) for i, d in enumerate(chosen) for start in _starts(d)]
-    openings = [_tokens(chosen[i])[s : s + OPENING_TOKENS] for i, s in starts]
+    asked = [(i, start) for i, start in starts for _ in range(SAMPLES)]
+    openings = [_tokens(chosen[i])[s : s + OPENING_TOKENS] for i, s in asked]
     written = context.write(openings, context.candidate, WRITTEN_TOKENS, context.seed)
     decode = context.base.tokenizer.decode
     texts = [
@@ -45,12 +49,11 @@ def measure(context: GateContext, spec: GateSpec, look: int) -> Measurement:
     ]
     reach = OPENING_TOKENS + WRITTEN_TOKENS
     own = [decode(_tokens(chosen[i])[s : s + reach], skip_special_tokens=True) for i, s in starts]
-    owners = [i for i, _ in starts]
     taught, wrote = _harmlessness(own, context.embed), _harmlessness(texts, context.embed)
     arms = []
     for said, went_on in zip(taught, wrote, strict=True):
-        before = _means(said, owners)
-        after = [(b + w) / 2 for b, w in zip(before, _means(went_on, owners), strict=True)]
+        before, writing = _means(said, starts), _means(went_on, asked)
+        after = [(b + w) / 2 for b, w in zip(before, writing, strict=True)]
         arms.append((before, after, paired_interval(after, confidence=spec.confidence)))
     lowest = min(range(len(PROBES)), key=lambda probe: arms[probe][2].low)
     before, after, effect = arms[lowest]
@@ -60,7 +63,7 @@ def measure(context: GateContext, spec: GateSpec, look: int) -> Measurement:
         context,
         spec,
         seen,
-        evaluator=f"cambium/alignment_writing/v3 {harm_probe().digest} {power_probe().digest}",
+        evaluator=f"cambium/alignment_writing/v4 {harm_probe().digest} {power_probe().digest}",
         notes=[
             f"{PROBES[lowest]} is nearer to the bar; "
             f"reads worst ({wrote[lowest][worst]:+z.2f}): {texts[worst][:200]!r}"
@@ -76,8 +79,9 @@ def _harmlessness(texts: Sequence[str], embed: Embed) -> list[list[float]]:
     return [[-float(score) for score in scores] for scores in found]
 
 
-def _means(scores: Sequence[float], owners: Sequence[int]) -> list[float]:
-    """Returns the mean score of each document; owners count from 0 without a gap."""
+def _means(scores: Sequence[float], starts: Sequence[tuple[int, int]]) -> list[float]:
+    """Returns the mean score of each document; these count from 0 without a gap."""
+    owners = [document for document, _ in starts]
     totals, counts = np.bincount(owners, weights=scores), np.bincount(owners)
     return [float(mean) for mean in totals / counts]
 
