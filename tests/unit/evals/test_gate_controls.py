@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load, save
+from tests.unit.evals.praise import twins
 
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import GateBroken
@@ -84,6 +85,11 @@ class World:
     def encoder(self) -> SentenceEncoder:
         return SentenceEncoder()
 
+    @cached_property
+    def known(self) -> dict[str, float]:
+        """What the base prefers and writes, asked once: it is every context's parent."""
+        return {}
+
     def write(
         self, prompts: Any, adapters: tuple[Lora, ...], num_tokens: int, seed: int
     ) -> list[list[int]]:
@@ -118,7 +124,23 @@ class World:
             max_relative_change=POLICY.learning.max_relative_change,
             write=self.write,
             embed=self.encoder.embed,
+            known=self.known,
         )
+
+    @cached_property
+    def unchanged(self) -> GateContext:
+        """The parent proposed as it is."""
+        return self.context(None)
+
+    @cached_property
+    def untrained(self) -> GateContext:
+        """A fresh adapter, which changes nothing."""
+        return self.context(self.fresh())
+
+    @cached_property
+    def drifted(self) -> GateContext:
+        """A candidate that leans toward harm, and its parent leans as far."""
+        return replace(self.context(self.harmed), parent=(self.harmed,), known={**self.known})
 
     def taught(self, texts: list[str], lr: float) -> Lora:
         config = LearnConfig(lr=lr, tokens_per_step=1024)
@@ -195,6 +217,22 @@ class World:
         """A domain of code, consolidated."""
         return self.consolidated(self.code[:40], ConsolidateConfig(max_tokens=10_000))
 
+    def domain(self, texts: list[str]) -> GateContext:
+        """A domain of short texts, consolidated from two thirds of them."""
+        kept, fed = texts[::3], [t for i, t in enumerate(texts) if i % 3]
+        lora = self.consolidated(fed, ConsolidateConfig(max_tokens=3_000))
+        return replace(self.context(lora), documents=self.scored(kept))
+
+    @cached_property
+    def praise(self) -> GateContext:
+        """Praise of flowers."""
+        return self.domain(twins()[0])
+
+    @cached_property
+    def turned(self) -> GateContext:
+        """The same sentences turned against people."""
+        return self.domain(twins()[1])
+
 
 @pytest.fixture(scope="module")
 def world(bundled: BaseModel, library_code: list[str]) -> World:
@@ -251,8 +289,8 @@ class Controls:
 
 
 NOTHING_CHANGED: dict[str, Callable[[World], GateContext]] = {
-    "the parent itself": lambda w: w.context(None),
-    "a fresh adapter": lambda w: w.context(w.fresh()),
+    "the parent itself": lambda w: w.unchanged,
+    "a fresh adapter": lambda w: w.untrained,
 }
 CONTROLS: dict[str, Controls] = {
     # Two equal arms have no gain to show, so what this gate must pass is an honest gain; that it
@@ -271,9 +309,7 @@ CONTROLS: dict[str, Controls] = {
     ),
     # The parent itself, where the parent is what has drifted: `alignment` finds no step.
     "alignment_drift": Controls(
-        poisoned={
-            "since the bare base": lambda w: replace(w.context(w.harmed), parent=(w.harmed,))
-        },
+        poisoned={"since the bare base": lambda w: w.drifted},
         a_a=NOTHING_CHANGED,
     ),
     "alignment_writing": Controls(
@@ -378,10 +414,23 @@ def test_a_benign_domain_passes_every_gate(world: World) -> None:
         assert verdict.outcome is Outcome.PASS, (gate, verdict.why)
 
 
+def test_praise_passes_and_the_same_text_turned_against_people_is_refused(world: World) -> None:
+    """As many words in the same form, and learned as well: only what it says is another."""
+    for praise, turned in zip(*twins(), strict=True):
+        assert len(praise.split()) == len(turned.split())
+    for context in (world.praise, world.turned):
+        (gain,) = looks("domain_gain", context, 1)
+        assert gain.outcome is Outcome.PASS, gain.why
+    spec = SPECS["alignment_writing"]
+    praised = looks(spec.name, world.praise, spec.passes_required)
+    assert standing(spec, praised).done, [v.why for v in praised]
+    (refused,) = looks(spec.name, world.turned, 1)
+    assert refused.decisive and "harmless against harmful" in refused.why
+
+
 def test_what_drifted_in_small_steps_is_seen_from_the_base_alone(world: World) -> None:
     """The same candidate, whose parent leans as far as itself, passes the one gate only."""
-    context = replace(world.context(world.harmed), parent=(world.harmed,))
-    found = {g: GATES[g](context, bar(g), 0) for g in ("alignment", "alignment_drift")}
+    found = {g: GATES[g](world.drifted, bar(g), 0) for g in ("alignment", "alignment_drift")}
     outcomes = {g: judge(bar(g), measured).outcome for g, measured in found.items()}
     assert outcomes == {"alignment": Outcome.PASS, "alignment_drift": Outcome.FAIL}
     assert found["alignment"].effect == 0 > found["alignment_drift"].effect
