@@ -15,7 +15,13 @@ from cambium.core.errors import ConfigError, PolicyInvalid
 from cambium.core.nouns import Signature
 from cambium.serve.attesters import Attesting, attester_of
 from cambium.serve.config import ServerConfig
-from cambium.serve.store.key_files import load_key, save_key
+from cambium.serve.store.key_files import (
+    SERVER_PASSPHRASE,
+    load_key,
+    lock_key,
+    passphrase_in,
+    save_key,
+)
 from cambium.serve.store.records import KeyRow, PolicyRow
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
@@ -53,18 +59,23 @@ class Identity:
 def server_identity(folder: Path, state: State) -> Identity:
     """Returns the server's identity, made on the first start and enrolled in the state.
 
+    Where the environment has `CAMBIUM_SERVER_PASSPHRASE` the key's file is encrypted under it, one
+    that lay open until now too.
+
     Raises:
         ConfigError: the state knows another key than the file, or the file is gone. A new key
             would not vouch for the revisions and the log that the first one signed.
     """
-    path = folder / SERVER_KEY
+    path, passphrase = folder / SERVER_KEY, passphrase_in(SERVER_PASSPHRASE)
     with state.transaction() as tx:  # so that of several first starts one makes the key
         enrolled = {row.key_id for row in tx.list_keys(role="server")}
         if not path.exists() and not enrolled:
-            save_key(generate_key(), path)
+            save_key(generate_key(), path, passphrase=passphrase)
         if not path.exists():
             raise ConfigError(f"the server's key {path} is gone", mend="restore it from a backup")
-        key = load_key(path)
+        if passphrase:
+            lock_key(path, passphrase)
+        key = load_key(path, passphrase=passphrase, variable=SERVER_PASSPHRASE)
         public = key.public_key
         if enrolled and public.key_id not in enrolled:
             raise ConfigError(f"{path} is not the key that this state was made with",

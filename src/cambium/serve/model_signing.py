@@ -20,6 +20,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import ConfigError
 from cambium.serve.store.durable import write_durably
+from cambium.serve.store.key_files import (
+    SERVER_PASSPHRASE,
+    lock_key,
+    passphrase_in,
+    pem_of,
+    private_key,
+)
 from cambium.trust.dsse import PAYLOAD_TYPE, STATEMENT_TYPE, encode_for_signing
 from cambium.trust.keys import SigningKey
 
@@ -33,7 +40,10 @@ _IGNORED = (SIGNATURE_FILE, ".git", ".gitattributes", ".github", ".gitignore")
 
 
 class ModelSigner:
-    """Signs folders with the state's own key on P-256, made when it is first needed."""
+    """Signs folders with the state's own key on P-256, made when it is first needed.
+
+    Its file is encrypted as the server's own is; see `server_identity`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / KEY_FILE
@@ -84,9 +94,18 @@ class ModelSigner:
     def _load(self) -> ec.EllipticCurvePrivateKey:
         with self._lock:
             if self._key is None:
+                passphrase = passphrase_in(SERVER_PASSPHRASE)
                 if not self._path.exists():
-                    _write_new_key(self._path)
-                key = serialization.load_pem_private_key(self._path.read_bytes(), password=None)
+                    new = ec.generate_private_key(ec.SECP256R1())
+                    write_durably(self._path, pem_of(new, passphrase), once=True)
+                if passphrase:
+                    lock_key(self._path, passphrase)
+                key = private_key(
+                    self._path.read_bytes(),
+                    self._path,
+                    passphrase=passphrase,
+                    variable=SERVER_PASSPHRASE,
+                )
                 if not isinstance(key, ec.EllipticCurvePrivateKey):
                     raise ConfigError(f"{self._path} is no key on a NIST curve",
                                       mend="restore it from a backup")  # fmt: skip
@@ -114,12 +133,3 @@ def _statement(name: str, files: Mapping[str, bytes]) -> dict[str, object]:
             ],
         },
     }
-
-
-def _write_new_key(path: Path) -> None:
-    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    write_durably(path, pem, once=True)

@@ -11,17 +11,20 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import ConfigError
 from cambium.serve.errors import StorageFull
-from cambium.serve.store.durable import fsync_folder
+from cambium.serve.store.durable import fsync_folder, write_durably
 from cambium.trust.keys import SigningKey, wrap
 from cambium.trust.providers.bls12_381 import BLS12_381, Share
 
 PASSPHRASE = "CAMBIUM_PASSPHRASE"
+# Of the keys that a server holds: another person knows it than those of people's keys.
+SERVER_PASSPHRASE = "CAMBIUM_SERVER_PASSPHRASE"
 
 
 def save_key(key: SigningKey, path: Path, *, passphrase: bytes | None = None) -> None:
@@ -39,13 +42,7 @@ def save_key(key: SigningKey, path: Path, *, passphrase: bytes | None = None) ->
     if isinstance(private, Share):
         data = _share_bytes(private, passphrase)
     elif isinstance(private, Ed25519PrivateKey):
-        data = private.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.BestAvailableEncryption(passphrase)
-            if passphrase
-            else serialization.NoEncryption(),
-        )
+        data = pem_of(private, passphrase)
     else:
         raise ConfigError("this kind of key has no file", mend="make one with `cambium key new`")
     try:
@@ -63,11 +60,13 @@ def save_key(key: SigningKey, path: Path, *, passphrase: bytes | None = None) ->
         raise _unwritable(error, path) from error
 
 
-def load_key(path: Path, *, passphrase: bytes | None = None) -> SigningKey:
+def load_key(
+    path: Path, *, passphrase: bytes | None = None, variable: str = PASSPHRASE
+) -> SigningKey:
     """Returns the key that `save_key` wrote.
 
     Args:
-        passphrase: of an encrypted file; if None, what `CAMBIUM_PASSPHRASE` says.
+        passphrase: of an encrypted file; if None, what the environment's `variable` says.
 
     Raises:
         ConfigError: the file is missing, unreadable, or no key; `detail["locked"]` is true where
@@ -79,22 +78,65 @@ def load_key(path: Path, *, passphrase: bytes | None = None) -> SigningKey:
         raise ConfigError(
             f"the key {path} cannot be read: {error.strerror}", mend="name an existing key file"
         ) from error
-    passphrase = passphrase or os.environ.get(PASSPHRASE, "").encode() or None
+    passphrase = passphrase or passphrase_in(variable)
     if data.startswith(b"{"):
         return wrap(_share(data, path, passphrase))
-    locked = b"ENCRYPTED" in data[:64]
-    if locked and passphrase is None:
-        raise _locked(path, "is encrypted")
-    try:
-        private = serialization.load_pem_private_key(data, password=passphrase if locked else None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        if locked:
-            raise _locked(path, "does not open with this passphrase") from error
-        raise ConfigError(f"{path} is not a private key in PEM form",
-                          mend="make one with `cambium key new`") from error  # fmt: skip
+    private = private_key(data, path, passphrase=passphrase, variable=variable)
     if not isinstance(private, Ed25519PrivateKey):
         raise ConfigError(f"{path} is not an Ed25519 key", mend="make one with `cambium key new`")
     return wrap(private)
+
+
+def passphrase_in(variable: str) -> bytes | None:
+    """Returns the passphrase that the environment gives, if it gives one."""
+    return os.environ.get(variable, "").encode() or None
+
+
+def pem_of(key: PrivateKeyTypes, passphrase: bytes | None) -> bytes:
+    """Returns a private key as PKCS8 PEM, encrypted under a passphrase if there is one."""
+    locked = serialization.BestAvailableEncryption(passphrase) if passphrase else None
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        locked or serialization.NoEncryption(),
+    )
+
+
+def private_key(
+    data: bytes, path: Path, *, passphrase: bytes | None, variable: str
+) -> PrivateKeyTypes:
+    """Returns the key that the PEM of a file holds.
+
+    Raises:
+        ConfigError: as `load_key`.
+    """
+    locked = _is_locked(data)
+    if locked and passphrase is None:
+        raise _locked(path, "is encrypted", variable)
+    try:
+        return serialization.load_pem_private_key(data, password=passphrase if locked else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        if locked:
+            raise _locked(path, "does not open with this passphrase", variable) from error
+        raise ConfigError(f"{path} is not a private key in PEM form",
+                          mend="make one with `cambium key new`") from error  # fmt: skip
+
+
+def lock_key(path: Path, passphrase: bytes) -> None:
+    """Encrypts a key in PEM form that lies open; one that is encrypted stays as it is.
+
+    Raises:
+        ConfigError: it is no key.
+        OSError: it cannot be read or written; it is as it was then.
+    """
+    data = path.read_bytes()
+    if not _is_locked(data):
+        key = private_key(data, path, passphrase=None, variable=SERVER_PASSPHRASE)
+        write_durably(path, pem_of(key, passphrase))
+
+
+def _is_locked(pem: bytes) -> bool:
+    return b"ENCRYPTED" in pem[:64]
 
 
 def _share_bytes(share: Share, passphrase: bytes | None) -> bytes:
@@ -131,8 +173,8 @@ def _derived(passphrase: bytes, salt: bytes) -> bytes:
     return Scrypt(salt=salt, length=32, n=2**15, r=8, p=1).derive(passphrase)
 
 
-def _locked(path: Path, why: str) -> ConfigError:
-    return ConfigError(f"the key {path} {why}", mend=f"set {PASSPHRASE}", detail={"locked": True})
+def _locked(path: Path, why: str, variable: str = PASSPHRASE) -> ConfigError:
+    return ConfigError(f"the key {path} {why}", mend=f"set {variable}", detail={"locked": True})
 
 
 def _unwritable(error: OSError, path: Path) -> ConfigError | StorageFull:

@@ -9,7 +9,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from cambium.core.errors import ConfigError
-from cambium.serve.store.key_files import PASSPHRASE, load_key, save_key
+from cambium.serve.store.key_files import (
+    PASSPHRASE,
+    SERVER_PASSPHRASE,
+    load_key,
+    lock_key,
+    save_key,
+)
 from cambium.trust.keys import SigningKey, generate_key, wrap
 from cambium.trust.providers.bls12_381 import Share, deal
 
@@ -100,3 +106,25 @@ def test_a_damaged_share_is_a_clear_error(tmp_path: Path, damage: bytes) -> None
     (tmp_path / "a.key").write_bytes(damage)
     with pytest.raises(ConfigError, match="no share"):
         load_key(tmp_path / "a.key")
+
+
+def test_a_key_that_lies_open_is_locked_in_place(tmp_path: Path) -> None:
+    key, path = generate_key(), tmp_path / "server.key"
+    save_key(key, path)
+    lock_key(path, b"of the operator")
+    locked = path.read_bytes()
+    assert b"ENCRYPTED" in locked and stat.S_IMODE(path.stat().st_mode) == 0o600
+    lock_key(path, b"another")  # what is locked stays as it is
+    assert path.read_bytes() == locked
+    assert load_key(path, passphrase=b"of the operator").key_id == key.key_id
+    with pytest.raises(ConfigError, match="is encrypted") as caught:
+        load_key(path, variable=SERVER_PASSPHRASE)
+    assert caught.value.mend == f"set {SERVER_PASSPHRASE}"
+
+
+def test_what_is_no_key_is_not_locked(tmp_path: Path) -> None:
+    path = tmp_path / "server.key"
+    path.write_bytes(b"hello")
+    with pytest.raises(ConfigError, match="not a private key"):
+        lock_key(path, b"secret")
+    assert path.read_bytes() == b"hello"
