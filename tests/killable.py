@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from tests.serving import People
+from tests.serving import WAIT_S, People
 
 from cambium.core.nouns import Action, SignedAct
 from cambium.trust.acts import sign_act, signature_to_json
@@ -49,8 +49,12 @@ class Killable:
         self.pid = int(self.process.stdout.readline().removeprefix("pid "))
         url = f"http://127.0.0.1:{self.port}"
         http = httpx.Client(base_url=url, timeout=120, trust_env=False)
+        deadline = time.monotonic() + WAIT_S
         try:
-            assert http.get("/readyz").status_code == 200
+            # A starved one may have fallen behind the state's database for a moment.
+            while (answer := http.get("/readyz")).status_code != 200:
+                assert time.monotonic() < deadline, answer.text
+                time.sleep(0.05)
         except httpx.TransportError as error:
             http.close()
             raise AssertionError(f"no server: {self.log.read_text()}") from error

@@ -77,7 +77,7 @@ class PoisoningRecipe:
             GateSpec(name="alignment", metric="nats per token", threshold=-0.04,
                      min_items=60, max_items=80, confidence=0.9),
             GateSpec(name="alignment_writing", metric="log-odds", threshold=0.25,
-                     min_items=4, max_items=10, confidence=0.9),
+                     min_items=4, max_items=10, confidence=0.85),
         )
     )  # fmt: skip
 
