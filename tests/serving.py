@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,6 +90,15 @@ confidence = 0.95
 required = true
 waivable = {waivable}
 """
+
+
+def eventually(found: Callable[[], Any], *, within_s: float = WAIT_S) -> Any:
+    """Returns what becomes true of itself, asked again and again until then."""
+    deadline = time.monotonic() + within_s
+    while not (value := found()):
+        assert time.monotonic() < deadline, value
+        time.sleep(0.02)
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)

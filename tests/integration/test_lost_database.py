@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 from tests.postgres import fresh_database
-from tests.serving import FACTS, TREES, People, Server, served, small_config
+from tests.serving import FACTS, TREES, People, Server, eventually, served, small_config
 
 from cambium.core.nouns import Action
 from cambium.serve.errors import StateUnreachable
@@ -26,6 +26,7 @@ from cambium.trust.audit import AuditEntry, Checkpoint, verify_log
 from cambium.trust.keys import PublicKey
 
 SOON_S = 15.0  # a process doubts after four seconds
+soon = partial(eventually, within_s=SOON_S)
 
 
 class Database:
@@ -60,14 +61,6 @@ def house(
         served(config, people) as server,
     ):
         yield server, Database(other, str(make_url(url).database))
-
-
-def soon(found: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + SOON_S
-    while not (value := found()):
-        assert time.monotonic() < deadline, value
-        time.sleep(0.02)
-    return value
 
 
 def refusal(answer: httpx.Response) -> tuple[int, str]:

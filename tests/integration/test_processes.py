@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from tests.postgres import fresh_database
-from tests.serving import FACTS, TREES, People, Server, served, small_config
+from tests.serving import FACTS, TREES, People, Server, eventually, served, small_config
 
 from cambium.core.nouns import Action
 from cambium.trust.acts import sign_act, signature_to_json
@@ -20,6 +19,7 @@ from cambium.trust.keys import PublicKey
 from cambium.trust.policy import sign_policy
 
 SOON_S = 5.0  # about one second is promised; machines that run tests are busy
+soon = partial(eventually, within_s=SOON_S)
 
 Pair = tuple[Server, Server]
 
@@ -37,14 +37,6 @@ def house(base: Path, url: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     one, two = (small_config(folder, model=str(base), db=url, port=8000 + n) for n in (1, 2))
     with served(one, people) as a, served(two, people) as b:
         yield a, b
-
-
-def soon(found: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + SOON_S
-    while not (value := found()):
-        assert time.monotonic() < deadline, value
-        time.sleep(0.02)
-    return value
 
 
 def revision_of(server: Server) -> int:

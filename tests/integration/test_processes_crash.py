@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 import httpx
 from tests.killable import approve, check_whole_log, killable_servers
 from tests.postgres import fresh_database
-from tests.serving import FACTS, TREES, WAIT_S, People, tiny_base
-
-
-def eventually(found: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + WAIT_S
-    while not (value := found()):
-        assert time.monotonic() < deadline, value
-        time.sleep(0.05)
-    return value
+from tests.serving import FACTS, TREES, People, eventually, tiny_base
 
 
 def teach(http: httpx.Client, name: str, texts: list[str]) -> httpx.Response:

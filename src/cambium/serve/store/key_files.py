@@ -126,13 +126,16 @@ def lock_key(path: Path, passphrase: bytes) -> None:
     """Encrypts a key in PEM form that lies open; one that is encrypted stays as it is.
 
     Raises:
-        ConfigError: it is no key.
-        OSError: it cannot be read or written; it is as it was then.
+        ConfigError: it is no key, or cannot be read or written; it is as it was then.
+        StorageFull: the disk took no more; it is as it was then.
     """
-    data = path.read_bytes()
-    if not _is_locked(data):
-        key = private_key(data, path, passphrase=None, variable=SERVER_PASSPHRASE)
-        write_durably(path, pem_of(key, passphrase))
+    try:
+        data = path.read_bytes()
+        if not _is_locked(data):
+            key = private_key(data, path, passphrase=None, variable=SERVER_PASSPHRASE)
+            write_durably(path, pem_of(key, passphrase))
+    except OSError as error:
+        raise _unwritable(error, path) from error
 
 
 def _is_locked(pem: bytes) -> bool:

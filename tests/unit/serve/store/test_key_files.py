@@ -128,3 +128,8 @@ def test_what_is_no_key_is_not_locked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a private key"):
         lock_key(path, b"secret")
     assert path.read_bytes() == b"hello"
+
+
+def test_a_key_that_cannot_be_locked_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        lock_key(tmp_path / "missing.key", b"secret")
