@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,10 @@ from cambium.trust.audit import AuditEntry, Checkpoint, verify_log
 from cambium.trust.keys import PublicKey
 
 SOON_S = 15.0  # a process doubts after four seconds
-soon = partial(eventually, within_s=SOON_S)
+
+
+def soon(found: Callable[[], object]) -> None:
+    eventually(found, within_s=SOON_S)
 
 
 class Database:

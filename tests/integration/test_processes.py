@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,7 +18,11 @@ from cambium.trust.keys import PublicKey
 from cambium.trust.policy import sign_policy
 
 SOON_S = 5.0  # about one second is promised; machines that run tests are busy
-soon = partial(eventually, within_s=SOON_S)
+
+
+def soon(found: Callable[[], object]) -> None:
+    eventually(found, within_s=SOON_S)
+
 
 Pair = tuple[Server, Server]
 
