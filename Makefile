@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 STATE ?= out/state
 # Tests run in so many processes beside each other, a core each.
 WORKERS ?= 2
-BENCHMARKS := engine learn learning_rate trust diff gates drift forgetting pages
+BENCHMARKS := engine learn learning_rate step_monitor trust diff gates drift forgetting pages
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed

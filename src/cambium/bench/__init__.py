@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cambium.bench import diff, drift, engine, forgetting, gates, learn, learning_rate, pages, trust
+from cambium.bench import (
+    diff,
+    drift,
+    engine,
+    forgetting,
+    gates,
+    learn,
+    learning_rate,
+    pages,
+    step_monitor,
+    trust,
+)
 
 BENCHMARKS: dict[str, Callable[[Callable[[str], None]], dict[str, Any]]] = {
     "diff": diff.run,
@@ -16,5 +27,6 @@ BENCHMARKS: dict[str, Callable[[Callable[[str], None]], dict[str, Any]]] = {
     "learn": learn.run,
     "learning_rate": learning_rate.run,
     "pages": pages.run,
+    "step_monitor": step_monitor.run,
     "trust": trust.run,
 }

@@ -99,16 +99,21 @@ class Learner:
 class StepMonitor(Protocol):
     """Watches an adapter as it learns; its texts run in the learner's own passes."""
 
-    def segments(self, step: int, *, adapter: int, parent: int) -> list[Segment]:
+    def segments(self, step: int | None, *, adapter: int, parent: int) -> list[Segment]:
         """Returns what to score after the adapter's step number `step`, counted from 0.
 
         Args:
+            step: None for all that there is to score.
             adapter, parent: where the adapter and its parent lie in the pass's stacks.
         """
         ...
 
-    def judge(self, step: int, losses: Sequence[float]) -> StepCheck:
-        """Returns the verdict from the mean losses of those segments that predict something."""
+    def judge(self, step: int | None, losses: Sequence[float]) -> StepCheck | None:
+        """Returns the verdict from the mean losses of those segments that predict something.
+
+        Returns:
+            None where they do not settle it; those of all segments always do.
+        """
         ...
 
 

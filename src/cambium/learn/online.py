@@ -97,6 +97,7 @@ class LessonGroup:
         for g, lesson in enumerate(lessons):
             if lesson.learner.optimizer:
                 self._load_state(g, lesson.learner.optimizer)
+        self.monitors = {g: x.monitor for g, x in enumerate(lessons) if x.monitor is not None}
         self.losses: list[list[float]] = [[] for _ in lessons]
         self.checks: list[list[StepCheck]] = [[] for _ in lessons]
         self.after = [float("nan")] * len(lessons)
@@ -244,31 +245,45 @@ class LessonGroup:
         for g in ending:
             if self.objectives[g].is_lost:
                 self._reset(g)
-        watched = {
-            g: monitor.segments(
-                self.lessons[g].first_step + step, adapter=g, parent=self.parent_of[g]
-            )
-            for g in learning
-            if (monitor := self.lessons[g].monitor) is not None
-        }
         last = {g: self.objectives[g].ask(0, self.places[g]) for g in (*ending, *lost)}
-        asks = [*(_plain(segments) for segments in watched.values()), *last.values()]
-        found = iter(run_asks(asks, self._eval))
-        for g, segments in watched.items():
-            self._judge(g, step, segments, next(found))
-        for g in last:
-            self.after[g] = self.objectives[g].value(0, next(found))
+        watched = {g: self._watched(g, step) for g in learning if g in self.monitors}
+        asks = [*(_plain(own) for own in watched.values()), *last.values()]
+        found = run_asks(asks, self._eval)
+        self._judge(step, watched, found[: len(watched)])
+        for g, losses in zip(last, found[len(watched) :], strict=True):
+            self.after[g] = self.objectives[g].value(0, losses)
         for g in ending:
             if self.importances is not None and self.lessons[g].config.ends_task:
                 self._end_task(g, self.importances)
 
-    def _judge(self, g: int, step: int, segments: Sequence[Segment], losses: Tensor) -> None:
-        lesson = self.lessons[g]
-        means = [float(x.mean()) for x in losses.split([s.num_targets for s in segments]) if len(x)]
-        if lesson.monitor is None:
-            return
-        self.checks[g].append(lesson.monitor.judge(lesson.first_step + step, means))
-        if not self.checks[g][-1].ok:
+    def _watched(self, g: int, step: int | None) -> list[Segment]:
+        """Returns what lesson g's monitor asks after a step of this call; None is all there is."""
+        at = None if step is None else self.lessons[g].first_step + step
+        return self.monitors[g].segments(at, adapter=g, parent=self.parent_of[g])
+
+    def _judge(
+        self, step: int | None, watched: Mapping[int, Sequence[Segment]], found: Sequence[Tensor]
+    ) -> None:
+        """Books the monitors' verdicts; a monitor in doubt is given all that it can ask."""
+        doubted: list[int] = []
+        for (g, own), losses in zip(watched.items(), found, strict=True):
+            at = None if step is None else self.lessons[g].first_step + step
+            parts = losses.split([s.num_targets for s in own])
+            check = self.monitors[g].judge(at, [float(x.mean()) for x in parts if len(x)])
+            if check is not None:
+                self._book(g, check)
+            elif step is None:
+                raise RuntimeError("a monitor had all its answers and gave no verdict")
+            else:
+                doubted.append(g)
+        if doubted:
+            whole = {g: self._watched(g, None) for g in doubted}
+            asks = [_plain(own) for own in whole.values()]
+            self._judge(None, whole, run_asks(asks, self._eval))
+
+    def _book(self, g: int, check: StepCheck) -> None:
+        self.checks[g].append(check)
+        if not check.ok:
             self.ended[g] = True
             self.after[g] = self.losses[g][-1]
 

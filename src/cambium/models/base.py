@@ -48,6 +48,11 @@ class RowWeights:
     sites: Mapping[str, tuple[tuple[Tensor, Tensor], ...]]
     prompts: Tensor | None = None
 
+    @property
+    def rank(self) -> int:
+        """Returns the rank of all slices of a module together."""
+        return max((sum(a.shape[-1] for a, _ in own) for own in self.sites.values()), default=0)
+
 
 class BaseModel:
     """A causal language model whose weights stay as loaded.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -65,6 +66,7 @@ def encode_chat(
     return ids + _encode(tokenizer, rendered, control_tokens=True)
 
 
+@lru_cache(maxsize=8)
 def stop_ids(tokenizer: Any) -> frozenset[int]:
     """Returns the tokens that end an answer: end of text and end of turn."""
     names = ("<|end|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>")

@@ -19,6 +19,7 @@ from torch import Tensor
 from cambium.core.errors import DataError, Stopped
 from cambium.models.adapter import Adapter, virtual_tokens
 from cambium.models.base import BaseModel, RowWeights, stack_rows
+from cambium.models.row_stack import RowStack
 from cambium.models.sampling import SamplingConfig, TokenLogprob, sample, token_logprob
 from cambium.models.slot_cache import SlotCache
 
@@ -98,8 +99,7 @@ class Engine:
         text_config = base.model.config.get_text_config()
         self._cache = SlotCache(text_config.num_hidden_layers, self.config.num_rows)
         self._rows: list[Ticket | None] = [None] * self.config.num_rows
-        self._weights: RowWeights | None = None
-        self._rows_changed = False
+        self._weights = RowStack(self.config.num_rows)
         self._waiting: deque[Ticket] = deque()
         self._wake = threading.Condition()
         self._closing = False
@@ -187,7 +187,6 @@ class Engine:
             try:
                 with torch.inference_mode():
                     if arrived := self._take_waiting():
-                        self._rows_changed = True
                         self._prefill(arrived)
                     self._decode()
             except Exception as error:  # noqa: BLE001 - told to its rows; the rest goes on
@@ -253,6 +252,8 @@ class Engine:
         )
         for i, (row, ticket) in enumerate(members):
             self._accept(row, ticket, logits[i, i])
+            if self._rows[row] is ticket:
+                self._weights.put(row, ticket.request.adapters, weights, i)
 
     def _decode(self) -> None:
         active = self._active()
@@ -269,11 +270,8 @@ class Engine:
         self._cache.positions = positions
         self._cache.read_length = read
         mask = (torch.arange(read) <= positions)[:, None, None, :]
-        if self._rows_changed:
-            self._weights = stack_rows([t.request.adapters if t else () for t in self._rows])
-            self._rows_changed = False
         logits = self._pass(
-            self._weights, input_ids=tokens, attention_mask=mask, position_ids=positions
+            self._weights.weights, input_ids=tokens, attention_mask=mask, position_ids=positions
         )
         for row, ticket in active:
             self._accept(row, ticket, logits[row, -1])
@@ -313,14 +311,11 @@ class Engine:
 
     def _finish(self, row: int, ticket: Ticket, event: TokenEvent) -> None:
         self._rows[row] = None
-        if ticket.request.adapters:
-            self._rows_changed = True
-        if not any(self._rows):
-            self._weights = None  # nobody's adapter stays behind
+        self._weights.clear(row)
         self._tell(ticket, event)
 
     def _fail_all(self, error: Exception) -> None:
-        self._weights = None
+        self._weights.forget()
         for row, ticket in self._active():
             self._rows[row] = None
             self._tell(ticket, TokenEvent(finish="error", error=error))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from safetensors.torch import save
@@ -88,6 +89,10 @@ class Lora:
 
     def norms(self) -> dict[str, float]:
         """Returns the Frobenius norm of each module's update."""
+        return dict(self._norms)
+
+    @cached_property
+    def _norms(self) -> dict[str, float]:
         return delta_norms(self)
 
     def oversized(self, model: nn.Module, limit: float) -> list[str]:

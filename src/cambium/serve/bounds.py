@@ -11,7 +11,7 @@ from cambium.core.errors import DataError
 from cambium.learn.examples import Example
 from cambium.learn.lesson import LearnResult
 from cambium.learn.objectives import OBJECTIVES
-from cambium.models.lora import LoraConfig, delta_norms
+from cambium.models.lora import LoraConfig
 from cambium.serve.errors import BudgetExceeded, DomainNotFound, LossUnavailable, TooLarge
 from cambium.serve.names import ADAPTER_NAME, RESERVED_NAMES
 from cambium.trust.policy import LearningBudget, Policy
@@ -147,7 +147,7 @@ def check_result(
     Raises:
         BudgetExceeded: says where.
     """
-    norms = delta_norms(result.lora)
+    norms = result.lora.norms()
     shifts = [check.shift for check in result.checks]
     numbers = [*norms.values(), *result.losses, *shifts, result.loss_before, result.loss_after]
     if not all(math.isfinite(number) for number in numbers):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from statistics import fmean
@@ -91,20 +92,26 @@ def taught(base: BaseModel, texts: list[str]) -> Lora:
     return learn(TrainingModel(base), lesson).lora
 
 
+def asked(monitor: AlignmentMonitor, step: int | None, model: TrainingModel, lora: Lora) -> Any:
+    """What a monitor says of `lora` at a step, or of all of its pairs."""
+    stack = AdapterStack([lora], model.base.sites, dtype=model.dtype)
+    segments = monitor.segments(step, adapter=0, parent=-1)
+    wanted = [s for s in segments if s.num_targets]
+    targets = torch.tensor([t for s in wanted for t in s.targets])
+    losses = model.eval_pass(
+        pack(segments), stack, cross_entropy(targets, torch.ones(len(targets)))
+    )
+    means = [float(own.mean()) for own in losses.split([s.num_targets for s in wanted])]
+    return monitor.judge(step, means)
+
+
 def checks(model: TrainingModel, lora: Lora) -> list[StepCheck]:
-    """What a monitor says of `lora` at steps in a row, which see all of its pairs."""
-    base = model.base
-    monitor = AlignmentMonitor(base, parent_preferences(model, ()), margin=MARGIN)
-    stack = AdapterStack([lora], base.sites, dtype=model.dtype)
+    """What a monitor says of `lora` at steps in a row, which ask all of its pairs in turn."""
+    monitor = AlignmentMonitor(model.base, parent_preferences(model, ()), margin=MARGIN)
     found = []
     for step in range(NUM_MONITOR_PARTS):
-        segments = monitor.segments(step, adapter=0, parent=-1)
-        wanted = [s for s in segments if s.num_targets]
-        targets = torch.tensor([t for s in wanted for t in s.targets])
-        loss = cross_entropy(targets, torch.ones(len(targets)))
-        losses = model.eval_pass(pack(segments), stack, loss)
-        means = [float(own.mean()) for own in losses.split([s.num_targets for s in wanted])]
-        found.append(monitor.judge(step, means))
+        check = asked(monitor, step, model, lora)
+        found.append(check or asked(monitor, None, model, lora))
     return found
 
 
@@ -125,39 +132,70 @@ def test_the_monitor_fires_on_harm_and_stays_silent_on_benign_text(
 
 
 def test_the_monitor_scores_what_the_gates_score(bundled: BaseModel, make_lora: Any) -> None:
-    lora = make_lora(bundled, seed=3)
+    lora, model = make_lora(bundled, seed=3), TrainingModel(bundled, torch.float32)
     before, after = (preferences(bundled, monitor_pairs(), a) for a in ((), (lora,)))
     shifts = [a - b for a, b in zip(after, before, strict=True)]
-    parts = [fmean(shifts[part::NUM_MONITOR_PARTS]) for part in range(NUM_MONITOR_PARTS)]
-    for step, check in enumerate(checks(TrainingModel(bundled, torch.float32), lora)):
-        assert check.shift == pytest.approx(fmean(parts[: step + 1]), abs=0.02)
+    monitor = AlignmentMonitor(bundled, parent_preferences(model, ()), margin=100.0)
+    known: list[float] = []
+    for step in range(NUM_MONITOR_PARTS):
+        known += shifts[step::NUM_MONITOR_PARTS]
+        check = asked(monitor, step, model, lora)
+        assert check.shift == pytest.approx(fmean(known), abs=0.02)
+    whole = asked(monitor, None, model, lora)
+    assert whole.shift == pytest.approx(fmean(shifts), abs=0.02)
 
 
-def judged(monitor: AlignmentMonitor, shifts: list[float]) -> list[StepCheck]:
-    pairs = NUM_MONITOR_PAIRS // NUM_MONITOR_PARTS
-    return [monitor.judge(step, [0.0, shift] * pairs) for step, shift in enumerate(shifts)]
+def answers(shifts: Sequence[float]) -> list[float]:
+    """Losses in which each pair has moved by its shift, against a parent that prefers neither."""
+    return [loss for shift in shifts for loss in (0.0, shift)]
 
 
-def test_parts_that_scatter_are_judged_together(llama: BaseModel) -> None:
-    monitor = AlignmentMonitor(llama, [0.0] * NUM_MONITOR_PARTS, margin=MARGIN)
-    scattered = [0.2, -0.3, 0.3, -0.2, 0.1, -0.1] * 2
-    assert [check.ok for check in judged(monitor, scattered)] == [True] * 12
+def judged(monitor: AlignmentMonitor, moved: Sequence[Sequence[float]]) -> list[tuple[bool, bool]]:
+    """At each step, for all pairs' shifts by then: whether there was doubt, and the verdict."""
+    found = []
+    for step, shifts in enumerate(moved):
+        check = monitor.judge(step, answers(shifts[step % NUM_MONITOR_PARTS :: NUM_MONITOR_PARTS]))
+        last = check or monitor.judge(None, answers(shifts))
+        assert last is not None
+        found.append((check is None, last.ok))
+    return found
 
 
-def test_what_moves_slowly_but_all_of_it_is_caught(llama: BaseModel) -> None:
-    monitor = AlignmentMonitor(llama, [0.0] * NUM_MONITOR_PARTS, margin=MARGIN)
-    found = judged(monitor, [-0.01 * step for step in range(40)])
-    caught = next(step for step, check in enumerate(found) if not check.ok)
-    # The mean is of six steps, so it lags by half of them.
-    assert caught <= 100 * MARGIN + NUM_MONITOR_PARTS / 2
+def made(base: BaseModel, margin: float = MARGIN) -> AlignmentMonitor:
+    return AlignmentMonitor(base, [0.0] * NUM_MONITOR_PAIRS, margin=margin)
+
+
+def test_pairs_that_scatter_raise_doubt_at_most(llama: BaseModel) -> None:
+    # What the first steps ask has moved by twice the margin, all else the other way.
+    first = [-0.3 if i % NUM_MONITOR_PARTS < 3 else 0.1 for i in range(NUM_MONITOR_PAIRS)]
+    found = judged(made(llama), [first] * 40)
+    assert found[0] == (True, True) and all(ok for _, ok in found)
+    # Once all have been asked, old answers of the others keep the doubt away.
+    assert not any(doubt for doubt, _ in found[1:])
+
+
+def test_what_moves_slowly_is_caught_when_it_passes_the_margin(llama: BaseModel) -> None:
+    found = judged(made(llama), [[-0.01 * step] * NUM_MONITOR_PAIRS for step in range(40)])
+    caught = next(step for step, (_, ok) in enumerate(found) if not ok)
+    # Doubt comes before, so that the verdict is on all pairs as they are: nothing lags.
+    assert caught == next(step for step in range(40) if 0.01 * step >= MARGIN)
 
 
 def test_a_sudden_turn_is_caught_within_a_round(llama: BaseModel) -> None:
-    monitor = AlignmentMonitor(llama, [0.0] * NUM_MONITOR_PARTS, margin=MARGIN)
-    found = judged(monitor, [*[0.0] * 12, *[-2 * MARGIN] * NUM_MONITOR_PARTS])
-    assert all(check.ok for check in found[:12]) and not found[-1].ok
+    calm, turned = [0.0] * NUM_MONITOR_PAIRS, [-2 * MARGIN] * NUM_MONITOR_PAIRS
+    found = judged(made(llama), [calm] * NUM_MONITOR_PARTS + [turned] * NUM_MONITOR_PARTS)
+    assert all(ok for _, ok in found[:NUM_MONITOR_PARTS])
+    caught = next(step for step, (_, ok) in enumerate(found) if not ok)
+    # The newest answers are of the last round; a sixth of them, turned, raises doubt.
+    assert caught < NUM_MONITOR_PARTS + 3
+
+
+def test_an_adapter_that_improves_is_never_asked_for_more(llama: BaseModel) -> None:
+    assert judged(made(llama), [[0.2] * NUM_MONITOR_PAIRS] * 30) == [(False, True)] * 30
 
 
 def test_a_broken_adapter_is_no_pass(llama: BaseModel) -> None:
-    monitor = AlignmentMonitor(llama, [0.0] * NUM_MONITOR_PARTS, margin=MARGIN)
-    assert not monitor.judge(0, [float("nan")] * 20).ok
+    monitor, broken = made(llama), [float("nan")] * NUM_MONITOR_PAIRS
+    assert monitor.judge(0, answers(broken[::NUM_MONITOR_PARTS])) is None
+    settled = monitor.judge(None, answers(broken))
+    assert settled is not None and not settled.ok

@@ -165,9 +165,9 @@ class Watching:
 
     def __init__(self, last: int) -> None:
         self.last = last
-        self.seen: list[tuple[int, float]] = []
+        self.seen: list[tuple[int | None, float]] = []
 
-    def segments(self, step: int, *, adapter: int, parent: int) -> list[Segment]:
+    def segments(self, step: int | None, *, adapter: int, parent: int) -> list[Segment]:
         prompt = Segment(adapter=adapter, parent=parent, tokens=[20, 21], targets=[IGNORED] * 2)
         one, two = (
             Segment(adapter=adapter, parent=parent, tokens=[22, t], targets=[t, 30], after=0)
@@ -175,7 +175,7 @@ class Watching:
         )
         return [prompt, one, two]
 
-    def judge(self, step: int, losses: Sequence[float]) -> StepCheck:
+    def judge(self, step: int | None, losses: Sequence[float]) -> StepCheck | None:
         assert len(losses) == 2
         self.seen.append((step, losses[0]))
         return StepCheck(ok=len(self.seen) < self.last, shift=-0.1, margin=0.05)
@@ -194,6 +194,50 @@ def test_a_failed_check_ends_its_lesson_and_no_other(llama: BaseModel) -> None:
     assert not good.quarantined and len(good.checks) == len(good.losses) == 8
     alone = learn(llama, lessons[0].learner, windows(seed=0), config=LearnConfig(steps=3))
     assert bad.losses == pytest.approx(alone.losses, rel=0.02)
+
+
+class Doubting(Watching):
+    """Doubts what its first text says at every look; all three settle it, or never anything."""
+
+    def __init__(self, last: int, *, settles: bool = True) -> None:
+        super().__init__(last)
+        self.settles = settles
+
+    def segments(self, step: int | None, *, adapter: int, parent: int) -> list[Segment]:
+        whole = super().segments(step, adapter=adapter, parent=parent)
+        return whole if step is None else whole[:2]
+
+    def judge(self, step: int | None, losses: Sequence[float]) -> StepCheck | None:
+        assert len(losses) == (2 if step is None else 1)
+        if step is None and self.settles:
+            return super().judge(step, losses)
+        self.seen.append((step, losses[0]))
+        return None
+
+
+def test_a_monitor_in_doubt_is_given_all_that_it_can_ask(llama: BaseModel) -> None:
+    # The last of its looks, counted with those that left doubt, is the second step's whole one.
+    doubting, calm = Doubting(4), Watching(100)
+    lessons = [
+        Lesson(learner=Learner(lora=fresh(llama)), windows=windows(seed=i), monitor=m, first_step=5)
+        for i, m in enumerate((doubting, calm))
+    ]
+    bad, good = learn_together(TrainingModel(llama, torch.float32), lessons)
+    assert [step for step, _ in doubting.seen] == [5, None, 6, None]
+    # The same weights answer the same text alike, a few texts or all of them at once.
+    for few, whole in zip(doubting.seen[::2], doubting.seen[1::2], strict=True):
+        assert few[1] == pytest.approx(whole[1], rel=1e-4)
+    assert bad.quarantined and len(bad.checks) == len(bad.losses) == 2
+    assert bad.loss_after == bad.losses[-1]
+    assert not good.quarantined and len(good.checks) == 8
+
+
+def test_a_monitor_that_never_settles_is_no_pass(llama: BaseModel) -> None:
+    lesson = Lesson(
+        learner=Learner(lora=fresh(llama)), windows=windows(), monitor=Doubting(9, settles=False)
+    )
+    with pytest.raises(RuntimeError, match="gave no verdict"):
+        learn_together(TrainingModel(llama), [lesson])
 
 
 @pytest.mark.parametrize("steps", [0, 9, -1])

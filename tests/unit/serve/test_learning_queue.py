@@ -86,11 +86,11 @@ def test_a_short_lesson_does_not_wait_for_a_long_one(
     begun = threading.Event()
 
     class Telling:
-        def segments(self, step: int, **where: int) -> list[Any]:
+        def segments(self, step: int | None, **where: int) -> list[Any]:
             begun.set()
             return []
 
-        def judge(self, step: int, losses: Any) -> Any:
+        def judge(self, step: int | None, losses: Any) -> Any:
             from cambium.models.step_check import StepCheck
 
             return StepCheck(ok=True, shift=0.0, margin=0.1)
