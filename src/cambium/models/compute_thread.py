@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 # What answers under way get of the processor, at least, while others want it too.
-ANSWERS_SHARE = 0.75
+ANSWERS_SHARE = 0.85
 _Result = TypeVar("_Result")
 _Job = tuple[Callable[[], Any], "Future[Any]"]
 
