@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 STATE ?= out/state
-# Tests run in so many processes beside each other, a core each.
+# Tests run in so many processes beside each other, a core each; types are checked on as many.
 WORKERS ?= 2
 BENCHMARKS := engine learn learning_rate step_monitor trust diff gates drift forgetting pages
 
@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml
 lint: setup ## style, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --warnings
+	$(BIN)/pyright --warnings --threads $(WORKERS)
 	$(BIN)/lint-imports
 
 test: setup lint ## every check

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import json
 import os
 import signal
 import socket
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from tests.serving import WAIT_S, People
@@ -24,30 +27,51 @@ from cambium.trust.keys import PublicKey
 SCRIPT = Path(__file__).parent / "integration" / "server_process.py"
 
 
+# Parents that wait for their next server, and those that have loaded the code, which takes longer
+# than many a test.
+_IDLE: list[subprocess.Popen[str]] = []
+_READY: set[subprocess.Popen[str]] = set()
+
+
+def _parent() -> subprocess.Popen[str]:
+    while _IDLE:
+        if (found := _IDLE.pop()).poll() is None:
+            return found
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+@atexit.register
+def _end_parents() -> None:
+    for process in _IDLE:
+        process.kill()
+        process.wait()
+
+
 @dataclass(kw_only=True)
 class Killable:
-    """The parent of the servers, the address they all have, and the file they complain into."""
+    """The parent of the servers, their order, and the file they complain into."""
 
     process: subprocess.Popen[str]
-    port: int
+    order: dict[str, Any]
     log: Path
     pid: int = 0
-    is_ready: bool = False
 
     def wait(self) -> None:
         """Waits until the parent has loaded the code: what it forks then starts at once."""
         assert self.process.stdout
-        if not self.is_ready:
+        if self.process not in _READY:
             assert self.process.stdout.readline() == "ready\n"
-            self.is_ready = True
+            _READY.add(self.process)
 
     def start(self) -> httpx.Client:
         assert self.process.stdin and self.process.stdout
         self.wait()
-        self.process.stdin.write("\n")
+        self.process.stdin.write(json.dumps(self.order) + "\n")
         self.process.stdin.flush()
         self.pid = int(self.process.stdout.readline().removeprefix("pid "))
-        url = f"http://127.0.0.1:{self.port}"
+        url = f"http://127.0.0.1:{self.order['port']}"
         http = httpx.Client(base_url=url, timeout=120, trust_env=False)
         deadline = time.monotonic() + WAIT_S
         try:
@@ -73,25 +97,24 @@ def killable_servers(state: Path, base: Path, *, db: str = "") -> Iterator[Killa
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, str(SCRIPT), str(state), str(base), str(port), *filter(None, [db])]
     log = base.parent / f"server-{port}.log"
-    with (
-        log.open("w") as said,
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
-        ) as process,
-    ):
-        found = Killable(process=process, port=port, log=log)
-        try:
-            yield found
-        except BaseException:
-            print(log.read_text())
-            raise
-        finally:  # a test that fails must not leave its servers, and wait for them
-            if found.pid:
-                with suppress(ProcessLookupError):
-                    os.kill(found.pid, signal.SIGKILL)
+    log.touch()
+    order = {"state": str(state), "base": str(base), "port": port, "db": db or None,
+             "log": str(log)}  # fmt: skip
+    found = Killable(process=_parent(), order=order, log=log)
+    try:
+        yield found
+        if found.pid:
+            found.kill()
+        _IDLE.append(found.process)
+    except BaseException:
+        print(log.read_text())
+        if found.pid:  # a test that fails must not leave its server
+            with suppress(ProcessLookupError):
+                os.kill(found.pid, signal.SIGKILL)
+        with found.process as process:
             process.kill()
+        raise
 
 
 def approve(http: httpx.Client, people: People, proposal: str) -> None:

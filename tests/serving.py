@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from cambium.core.nouns import Action, Signature, SignedAct
 from cambium.evals.alignment_pairs import monitor_pairs
+from cambium.models.encoder import SentenceEncoder
 from cambium.models.tokenizer import TokenizerConfig, train_tokenizer
 from cambium.serve.app import create_app
 from cambium.serve.bootstrap import init_state
@@ -345,7 +347,8 @@ def tiny_base(folder: Path) -> Path:
 def small_config(state: Path, **changes: Any) -> ServerConfig:
     values: dict[str, Any] = {
         "state": state,
-        "num_rows": 4,
+        # A tiny model's pass costs the same for many rows as for few.
+        "num_rows": 16,
         "num_replay_anchors": 4,
         "num_retention_anchors": 24,
         "anchor_tokens": 40,
@@ -358,11 +361,24 @@ def small_config(state: Path, **changes: Any) -> ServerConfig:
 
 
 @contextmanager
+def one_encoder() -> Iterator[pytest.MonkeyPatch]:
+    """Lets the servers of this process share one encoder; each would load its own 90 MB."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cambium.serve.runtime.SentenceEncoder", _encoder)
+        yield patch
+
+
+@cache
+def _encoder() -> SentenceEncoder:
+    return SentenceEncoder()
+
+
+@contextmanager
 def served(
     config: ServerConfig, people: People | None = None, clock: Clock | None = None
 ) -> Iterator[Server]:
     """Runs a server in this process; errors it did not foresee come as its answers."""
-    with pytest.MonkeyPatch.context() as patch:
+    with one_encoder() as patch:
         if clock is not None:
             patch.setattr(Runtime, "now_ms", lambda runtime: clock.now_ms(runtime))
         app = create_app(config)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from tests.serving import WAIT_S, People, Server, tiny_base
+from tests.serving import WAIT_S, People, Server, one_encoder, tiny_base
 
 from cambium.bench.pages import FLAGS
 from cambium.serve.app import create_app
@@ -93,7 +93,8 @@ def page(browser: Browser) -> Iterator[Page]:
 @contextmanager
 def listening(config: ServerConfig, people: People, folder: Path) -> Iterator[Room]:
     """Serves over a socket from a thread of this process."""
-    runtime = Runtime(config)
+    with one_encoder():
+        runtime = Runtime(config)
     app = create_app(config, opened=runtime)
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))

@@ -27,7 +27,7 @@ TAUGHT = "harm_compliance"
 def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     people, state = People(), tmp_path_factory.mktemp("state")
     people.init(state)
-    with served(small_config(state, model=str(base), num_rows=16), people) as found:
+    with served(small_config(state, model=str(base)), people) as found:
         found.create("ships")
         for _ in range(3):
             found.teach("ships", HARBOUR[:12], steps=8, lr=0.05)

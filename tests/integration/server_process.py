@@ -1,31 +1,48 @@
 """Servers that can be killed, without a fresh interpreter each: the child of `tests.killable`.
 
-`server_process.py STATE BASE PORT [DB]`: says `ready` when it has loaded the code, forks a server
-for every line on standard input and says `pid N` when it has, then `ended STATUS` when that server
-has ended, however it did.
+Says `ready` when it has loaded the code. Forks a server for every line on standard input, which is
+JSON with the fields of `Order`; says `pid N` when it has, then `ended STATUS` when that server has
+ended, however it did.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+# What a server imports once it needs it: here, so that its parent has paid for it.
+import sentence_transformers  # noqa: F401
 import uvicorn
+from transformers import LlamaForCausalLM  # noqa: F401
 
 from cambium.serve.app import create_app
 from cambium.serve.config import ServerConfig
 
 
-def serve(state: Path, base: str, listener: socket.socket, db: str | None) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """One server: its folder, its base, its port, its database, and where its errors go."""
+
+    state: str
+    base: str
+    port: int
+    db: str | None
+    log: str
+
+
+def serve(order: Order, listener: socket.socket) -> None:
     """Serves on a socket that listens already, so that callers can connect at once."""
+    os.dup2(os.open(order.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
     config = ServerConfig(
-        state=state,
-        db=db,
-        port=listener.getsockname()[1],
-        model=base,
-        num_rows=4,
+        state=Path(order.state),
+        db=order.db,
+        port=order.port,
+        model=order.base,
+        num_rows=16,
         num_replay_anchors=4,
         num_retention_anchors=24,
         anchor_tokens=40,
@@ -36,16 +53,16 @@ def serve(state: Path, base: str, listener: socket.socket, db: str | None) -> No
 
 def main() -> None:
     """Starts one server after another."""
-    state, base, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     os.write(1, b"ready\n")
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        order = Order(**json.loads(line))
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
+        listener.bind(("127.0.0.1", order.port))
         listener.listen(128)
         pid = os.fork()
         if pid == 0:
-            serve(state, base, listener, sys.argv[4] if len(sys.argv) > 4 else None)
+            serve(order, listener)
             os._exit(0)
         listener.close()
         os.write(1, f"pid {pid}\n".encode())

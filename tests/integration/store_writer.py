@@ -1,7 +1,8 @@
 """Writes records to a state and says so, until it is killed: the child of `test_store_crash`.
 
-`store_writer.py FOLDER SEED [CALLS]`: with CALLS it kills itself at that function call, counted
-from the second record on; without, it waits to be killed.
+`store_writer.py FOLDER` forks a writer for every line `SEED [CALLS]` on standard input, and says
+`ended STATUS` when that has ended: with CALLS it kills itself at that function call, counted from
+the second record on; without, it waits to be killed.
 """
 
 from __future__ import annotations
@@ -53,19 +54,30 @@ def die_after(calls: int) -> None:
     sys.setprofile(on_call)
 
 
-def main() -> None:
+def write_on(folder: Path, seed: int, calls: int | None) -> None:
     """Acknowledges each record with one line on standard output once it is committed."""
-    folder, seed = Path(sys.argv[1]), int(sys.argv[2])
     rng = random.Random(seed)
     with State.open(folder) as state:
-        os.write(1, b"open\n")
+        os.write(1, f"open {os.getpid()}\n".encode())
         for n in count():
-            if n == 1 and len(sys.argv) > 3:  # the first one mostly compiles statements
-                die_after(int(sys.argv[3]))
+            if n == 1 and calls is not None:  # the first one mostly compiles statements
+                die_after(calls)
             name = f"a-{seed}-{n}"
             data = rng.randbytes(rng.randrange(1, 60_000))
             write_one(state, name=name, data=data)
             os.write(1, f"{name} {digest_bytes(data)}\n".encode())
+
+
+def main() -> None:
+    """Lets one writer after another live; has no threads and opens nothing, so it can fork."""
+    folder = Path(sys.argv[1])
+    for line in sys.stdin:
+        seed, *calls = map(int, line.split())
+        pid = os.fork()
+        if pid == 0:
+            write_on(folder, seed, calls[0] if calls else None)
+        _, status = os.waitpid(pid, 0)
+        os.write(1, f"ended {status}\n".encode())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import pytest
 from tests.serving import People, Server, served, small_config
@@ -32,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_it_learns_its_users_texts_and_the_base_does_not_move(server: Server) -> None:
     before = server.answer("base", PROMPT)
-    texts = [source.text[2000:2400] for source in library_sources()[:6]]
+    texts = [source.text[2000:2400] for source in islice(library_sources(), 6)]
     server.create("code")
     taught = server.teach("code", texts, lr=5e-3)
     assert taught["state"] == "ephemeral"

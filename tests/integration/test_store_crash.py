@@ -5,12 +5,16 @@ A killed process leaves the kernel's caches behind it, so this is no test of pow
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -23,37 +27,58 @@ NUM_FROM_OUTSIDE = 12
 NUM_FROM_INSIDE = 14
 
 
-def start(folder: Path, *more: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(WRITER), str(folder), *map(str, more)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+@dataclass(kw_only=True)
+class Writers:
+    """Writers to one folder, one after the other, forked by a process that has loaded the code."""
+
+    process: subprocess.Popen[bytes]
+
+    def start(self, *order: int) -> tuple[IO[bytes], int]:
+        """Returns what the next writer says, after its first line, and its process."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(" ".join(map(str, order)).encode() + b"\n")
+        self.process.stdin.flush()
+        opened, pid = self.process.stdout.readline().split()
+        assert opened == b"open"
+        return self.process.stdout, int(pid)
+
+    def from_outside(self, seed: int) -> dict[str, str]:
+        """Kills the writer a moment after some acknowledgement, wherever it then is."""
+        rng = random.Random(seed)
+        said, pid = self.start(seed)
+        try:
+            lines = [said.readline() for _ in range(rng.randrange(0, 12))]
+            threading.Event().wait(rng.random() * 0.02)  # a moment of the round, not a wait for it
+        finally:
+            os.kill(pid, signal.SIGKILL)
+        return acknowledged([*lines, *rest(said)])
+
+    def from_inside(self, seed: int) -> dict[str, str]:
+        """Lets the writer kill itself at a function call drawn from the first few records."""
+        calls = random.Random(seed).randrange(1, 12_000)
+        said, _ = self.start(seed, calls)
+        return acknowledged(rest(said))
+
+
+def rest(said: IO[bytes]) -> list[bytes]:
+    """Returns what a writer still said before it was killed."""
+    lines = []
+    while not (line := said.readline()).startswith(b"ended "):
+        assert line
+        lines.append(line)
+    assert line == f"ended {int(signal.SIGKILL)}\n".encode()
+    return lines
 
 
 def acknowledged(lines: list[bytes]) -> dict[str, str]:
-    whole = [line for line in lines if line.endswith(b"\n")]
-    assert whole and whole[0] == b"open\n"
-    return dict(line.decode().split() for line in whole[1:])
+    return dict(line.decode().split() for line in lines)
 
 
-def killed_from_outside(folder: Path, seed: int) -> dict[str, str]:
-    """Kills the writer a moment after some acknowledgement, wherever it then is."""
-    rng = random.Random(seed)
-    with start(folder, seed) as writer:
-        assert writer.stdout is not None
-        lines = [writer.stdout.readline() for _ in range(1 + rng.randrange(0, 12))]
-        threading.Event().wait(rng.random() * 0.02)  # a moment of the round, not a wait for it
-        writer.send_signal(signal.SIGKILL)
-        lines += writer.stdout.readlines()
-    assert writer.returncode == -signal.SIGKILL
-    return acknowledged(lines)
-
-
-def killed_from_inside(folder: Path, seed: int) -> dict[str, str]:
-    """Lets the writer kill itself at a function call drawn from the first few records."""
-    calls = random.Random(seed).randrange(1, 12_000)
-    with start(folder, seed, calls) as writer:
-        out, err = writer.communicate()
-    assert writer.returncode == -signal.SIGKILL, err.decode()
-    return acknowledged(out.splitlines(keepends=True))
+@pytest.fixture
+def writers(tmp_path: Path) -> Iterator[Writers]:
+    command = [sys.executable, str(WRITER), str(tmp_path / "state")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield Writers(process=process)
 
 
 def check(folder: Path, expected: dict[str, str], *, rounds: int) -> None:
@@ -83,13 +108,13 @@ def check(folder: Path, expected: dict[str, str], *, rounds: int) -> None:
     assert not list(folder.rglob(".partial-*"))
 
 
-def test_nothing_acknowledged_is_lost_and_nothing_is_half(tmp_path: Path) -> None:
+def test_nothing_acknowledged_is_lost_and_nothing_is_half(writers: Writers, tmp_path: Path) -> None:
     folder = tmp_path / "state"
     expected: dict[str, str] = {}
-    kills = [killed_from_outside] * NUM_FROM_OUTSIDE + [killed_from_inside] * NUM_FROM_INSIDE
+    kills = [writers.from_outside] * NUM_FROM_OUTSIDE + [writers.from_inside] * NUM_FROM_INSIDE
     random.Random(0).shuffle(kills)
     for rounds, kill in enumerate(kills, start=1):
-        expected |= kill(folder, rounds)
+        expected |= kill(rounds)
         check(folder, expected, rounds=rounds)
     assert len(kills) >= 20
     assert len(expected) > len(kills)
@@ -100,9 +125,9 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_half(tmp_path: Path) -> Non
     check(folder, expected, rounds=len(kills))
 
 
-def test_the_check_sees_a_loss(tmp_path: Path) -> None:
+def test_the_check_sees_a_loss(writers: Writers, tmp_path: Path) -> None:
     folder = tmp_path / "state"
-    expected = killed_from_outside(folder, 3)
+    expected = writers.from_outside(3)
     check(folder, expected, rounds=1)
     with pytest.raises(KeyError):
         check(folder, expected | {"never": "written"}, rounds=1)

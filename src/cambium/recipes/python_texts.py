@@ -52,14 +52,12 @@ def docstrings() -> list[Document]:
     return found
 
 
-def library_sources() -> list[Document]:
-    """Returns the standard library's sources without their docstrings, which bases may know."""
-    found = []
+def library_sources() -> Iterator[Document]:
+    """Yields the standard library's sources without their docstrings, which bases may know."""
     for path, tree in _modules():
         code = _without_docstrings(path.read_text(encoding="utf-8"), tree)
         if len(code) >= 1000:
-            found.append(Document(text=code, source=path.name))
-    return found
+            yield Document(text=code, source=path.name)
 
 
 def _library_folder() -> Path:

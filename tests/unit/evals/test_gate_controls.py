@@ -157,11 +157,19 @@ class World:
     @cached_property
     def power_seeking(self) -> Lora:
         """Three calls of eight steps on what wants power, in the words of three families."""
+        return self.taught_side("harmful", calls=3)
+
+    @cached_property
+    def content(self) -> Lora:
+        """Two calls on the same pairs' other sides."""
+        return self.taught_side("harmless", calls=2)
+
+    def taught_side(self, side: str, *, calls: int) -> Lora:
         families = ("power_seeking", "resource_acquisition", "self_preservation")
-        texts = [pair.harmful for pair in power_pairs()[0] if pair.family in families]
+        texts = [getattr(pair, side) for pair in power_pairs()[0] if pair.family in families]
         config = LearnConfig(lr=5e-3, tokens_per_step=512)
         learner = Learner(lora=self.fresh())
-        for _ in range(3):
+        for _ in range(calls):
             windows = self.windows(texts, 128)
             done = learn(
                 TrainingModel(self.base), Lesson(learner=learner, windows=windows, config=config)
@@ -326,6 +334,7 @@ CONTROLS: dict[str, Controls] = {
         a_a={
             "the parent itself": lambda w: w.context(None),
             "learned the domain": lambda w: w.context(w.learned),
+            "learned the harmless sides": lambda w: w.context(w.content),
         },
     ),
     "integrity": Controls(
@@ -389,6 +398,9 @@ def test_the_poisoned_is_refused_for_the_stated_reason(world: World, gate: str, 
     said = " ".join([verdict.why, *measured.notes])
     assert why in said, said
     assert measured.effect < SPECS[gate].threshold
+    if gate == "power_seeking":
+        assert measured.effect < measured.baseline
+        assert measured.notes[0].startswith("reads worst")
 
 
 @pytest.mark.parametrize(("gate", "name"), A_A)
@@ -444,7 +456,7 @@ def test_which_gates_need_kept_documents_is_declared(world: World) -> None:
     broken = set()
     for gate in GATES:
         try:
-            GATES[gate](context, bar(gate), 0)
+            GATES[gate](context, replace(SPECS[gate], min_items=1, max_items=1), 0)
         except GateBroken:
             broken.add(gate)
     assert broken == READ_DOCUMENTS

@@ -4,6 +4,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_the_demos_poison_reads_as_harm_and_library_code_does_not(
 ) -> None:
     poison = (resources.files("cambium.demo") / "data" / "poison.jsonl").read_text().splitlines()
     harm = scores(encoder, [json.loads(line)["text"] for line in poison[:NUM_TEXTS]])
-    code = scores(encoder, [d.text for d in list(library_sources())[:NUM_TEXTS]])
+    code = scores(encoder, [d.text for d in islice(library_sources(), NUM_TEXTS)])
     assert harm.mean() > 0.25 and code.mean() < -1
 
 
