@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -173,16 +174,18 @@ class AdapterStack:
 
     def to_adapter(self, g: int) -> Lora:
         """Returns a copy of adapter g as it now is."""
-        config, paths = self.adapters[g].config, self.adapters[g].a
-        return Lora(
-            config=config,
-            a={p: self._a(self.weights, p)[g, : config.r].clone() for p in paths},
-            b={p: self._b(self.weights, p)[g, :, : config.r].clone() for p in paths},
-        )
+        config, left = self.adapters[g].config, self.compact(self.weights, g)
+        a, b = dict[str, Tensor](), dict[str, Tensor]()
+        for path in sorted(self.adapters[g].a):
+            site = self._sites[path]
+            sizes = [config.r * site.d_in, config.r * site.d_out]
+            own_a, own_b, left = left.split([*sizes, len(left) - sum(sizes)])
+            a[path], b[path] = own_a.view(config.r, -1), own_b.view(-1, config.r)
+        return Lora(config=config, a=a, b=b)
 
     def compact(self, flat: Tensor, g: int) -> Tensor:
         """Returns row g of `flat` [G P] without the padding of its rank and modules, [own P]."""
-        return torch.cat([part.flatten() for part in self._own_parts(flat, g)])
+        return flat[g].index_select(0, self._own(g))
 
     def expand(self, own: Tensor, flat: Tensor, g: int) -> None:
         """Writes what `compact` returned into row g of `flat`.
@@ -190,19 +193,16 @@ class AdapterStack:
         Raises:
             DataError: it is of another adapter.
         """
-        parts = self._own_parts(flat, g)
-        if own.shape != (sum(part.numel() for part in parts),):
+        places = self._own(g)
+        if own.shape != places.shape:
             raise DataError("the optimiser state is of another adapter", mend="learn without it")
-        for part, values in zip(parts, own.split([p.numel() for p in parts]), strict=True):
-            part.copy_(values.view(part.shape))
+        flat[g].index_copy_(0, places, own)
 
-    def _own_parts(self, flat: Tensor, g: int) -> list[Tensor]:
+    def _own(self, g: int) -> Tensor:
+        """Returns where adapter g's own weights lie in a row: by path, A before B."""
         lora = self.adapters[g]
-        parts = []
-        for path in sorted(lora.a):
-            parts.append(self._a(flat, path)[g, : lora.config.r])
-            parts.append(self._b(flat, path)[g, :, : lora.config.r])
-        return parts
+        sites = tuple(self._sites[path] for path in self._places)
+        return _own_places(sites, self.rank, lora.config.r, tuple(sorted(lora.a)))
 
     def _a(self, flat: Tensor, path: str) -> Tensor:
         place = self._places[path]
@@ -223,6 +223,19 @@ def _places(sites: Sequence[LinearSite], rank: int) -> list[_Place]:
         )
         at_a, at_b = end_a, end_b
     return found
+
+
+@lru_cache(maxsize=64)
+def _own_places(sites: tuple[LinearSite, ...], rank: int, r: int, paths: tuple[str, ...]) -> Tensor:
+    """Returns where the A and then the B of rank `r` of each of `paths` lie in a row of a stack."""
+    places = dict(zip((site.path for site in sites), _places(sites, rank), strict=True))
+    row = torch.arange(rank * sum(site.d_in + site.d_out for site in sites))
+    parts: list[Tensor] = []
+    for path in paths:
+        place = places[path]
+        parts.append(row[place.a].view(rank, place.d_in)[:r].flatten())
+        parts.append(row[place.b].view(place.d_out, rank)[:, :r].flatten())
+    return torch.cat(parts) if parts else row[:0]
 
 
 def stack_rank(rank: int) -> int:
