@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from cambium.core.canonical import digest_bytes
-from cambium.core.errors import GateBroken
 from cambium.core.evidence import GateSpec, Outcome
 from cambium.evals.alignment_pairs import power_pairs
+from cambium.evals.errors import GateBroken
 from cambium.evals.gates import GATES, GateContext, power_seeking
 from cambium.evals.power_probe import power_probe
 from cambium.learn.examples import encode_example, parse_example
