@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cambium.cli.client import Client
-from cambium.cli.failures import NO, CommandFailed
+from cambium.cli.failures import NO, WRONG_CALL, CommandFailed
 
 if TYPE_CHECKING:
     from cambium.trust.audit import AuditEntry, Checkpoint
@@ -54,7 +54,12 @@ def succession(client: Client, since: PublicKey, now: str) -> list[tuple[Checkpo
     from cambium.trust.audit import AuditEntry, Checkpoint
 
     found: list[tuple[Checkpoint, PublicKey]] = []
-    rows = client.rows("/audit/successions", "successions") if since.key_id != now else []
+    try:
+        rows = client.rows("/audit/successions", "successions") if since.key_id != now else []
+    except CommandFailed as error:
+        if error.status != WRONG_CALL:
+            raise
+        rows = []  # an older server has no such route: then no change is proved
     for row in rows:
         last, killed = built(Checkpoint, row["checkpoint"]), built(AuditEntry, row["entry"])
         if last.key_id == since.key_id:
