@@ -11,8 +11,8 @@ from tests.serving import FACTS, HARBOUR, Clock, People, Server, served, small_c
 
 from cambium.core.canonical import is_digest
 from cambium.core.errors import Stopped
-from cambium.core.nouns import AdapterState
 from cambium.learn.objectives.trust_region import TrustRegion
+from cambium.serve.adapter_states import AdapterState
 
 
 @pytest.fixture(scope="module")

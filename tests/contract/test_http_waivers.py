@@ -11,12 +11,8 @@ from tests.serving import TREES, People, Rules, Server, served, small_config
 
 from cambium.core.nouns import Action
 from cambium.lifecycle.ledger import spent
-from cambium.trust.acts import (
-    check_signature,
-    sign_act,
-    signature_from_json,
-    signature_to_json,
-)
+from cambium.serve.signed_records import signature_from_json
+from cambium.trust.acts import check_signature, sign_act, signature_to_json
 from cambium.trust.keys import generate_key
 
 REASON = "The pool is dry on a fresh state; two of us read the samples."

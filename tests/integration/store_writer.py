@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from cambium.core.canonical import digest_bytes
-from cambium.core.nouns import AdapterState
+from cambium.serve.adapter_states import AdapterState
 from cambium.serve.store.records import AdapterRecord, ExampleRecord, LearnRecord
 from cambium.serve.store.state import State
 

@@ -15,7 +15,7 @@ def test_a_revocation_is_rehearsed_and_timed(tmp_path: Path, capsys: Any) -> Non
     assert main(["key", "drill", "--out", str(tmp_path / "drill.json")]) == 0
     assert "out of service" in capsys.readouterr().out
     record = json.loads((tmp_path / "drill.json").read_text())
-    assert record["ok"] and len(record["steps"]) == 6
+    assert record["ok"] and len(record["steps"]) == 8
     assert all(step["ms"] > 0 for step in record["steps"])
 
 

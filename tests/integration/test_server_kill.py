@@ -102,12 +102,17 @@ def test_one_key_stops_everything_across_restarts_and_a_quorum_revives(
         before = server.answer("alive")
         proposal = server.awaiting("trees", "trees", TREES)
         server.approve(proposal, 0)
+        was = server.runtime.identity.key.key_id
         killed = pull(server, people.approvers[2])
+        keys = {row["key_id"]: row for row in server.get("/keys")["keys"]}
+        (following,) = [row for row in keys.values() if row["role"] == "server"]
+        assert keys[was]["revoked_at"] is not None and following["public"] == killed["server"]
         assert (killed["killed"], killed["name"], killed["reason"]) == (True, "approver-3", "smoke")
         refuses_everything(server)
         assert pull(server)["name"] == "approver-3"  # whoever was first
         with pytest.raises(SystemKilled):
-            server.runtime.proposals.attest(measurement="sha256:" + "0" * 64)
+            head = server.runtime.bank.revision
+            server.runtime.proposals.need_attested(head, measurement="sha256:" + "0" * 64)
     with served(config, people) as server:
         refuses_everything(server)
     (tmp_path / KILL_FILE).unlink()  # the database knows as well
@@ -121,7 +126,11 @@ def test_one_key_stops_everything_across_restarts_and_a_quorum_revives(
         assert server.http.get("/readyz").status_code == 200
         assert server.answer("alive") == before
         server.teach("alive", FACTS[2:4], steps=1)
-        # What was approved before the kill has to be approved again.
+        # What was approved before the kill is looked at again, under the new server's key, and has
+        # to be approved again.
+        found = server.settled(proposal)
+        assert (found["state"], found["approvals"]) == ("awaiting_approval", [])
+        assert "proposal.evidence_void" in [e["kind"] for e in server.get("/audit")["entries"]]
         refused = server.http.post("/adapters/merge", json={"proposal_id": proposal})
         assert refused.status_code == 409 and "quorum" in str(refused.json()["blockers"])
         for person in (0, 1):
@@ -130,6 +139,9 @@ def test_one_key_stops_everything_across_restarts_and_a_quorum_revives(
         assert revive(server, 0, 1).status_code in (400, 409)
         kinds = [e["kind"] for e in server.get("/audit")["entries"]]
         assert kinds.count("system.killed") == kinds.count("system.revived") == 1
+        (revived,) = [e for e in server.get("/audit")["entries"] if e["kind"] == "system.revived"]
+        assert revived["body"]["server"] == killed["server"]
+        assert server.get("/audit/checkpoint")["public"] == killed["server"]
     assert not (tmp_path / KILL_FILE).exists()
 
 

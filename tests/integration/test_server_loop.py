@@ -20,7 +20,7 @@ from tests.serving import (
 )
 
 from cambium.core.errors import AttestationRefused
-from cambium.serve.bootstrap import Identity
+from cambium.serve.identity import Identity
 from cambium.serve.proposal_records import from_row, to_row
 
 TREE_PROMPT, PORT_PROMPT = "Fact 5: the tree grows a", "Log 5: ship number 5 came into"

@@ -12,8 +12,11 @@ import pytest
 
 from cambium.core.canonical import canonical_json, digest_bytes
 from cambium.core.errors import PolicyInvalid, SignatureInvalid, TrustError
-from cambium.core.nouns import Action, Signature, SignedAct
-from cambium.trust.acts import Expectation, check_act, sign_act
+from cambium.core.nouns import Act, Action, Signature, SignedAct
+from cambium.trust.acts import (
+    check_act,
+    sign_act,
+)
 from cambium.trust.keys import PublicKey, SigningKey, generate_key, wrap
 from cambium.trust.providers.bls12_381 import (
     _DST,
@@ -30,7 +33,7 @@ from cambium.trust.quorum import Approver, QuorumResult, count_quorum
 ORDER = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
 NOW = 1_700_000_000
 TARGET, POLICY = digest_bytes(b"proposal"), digest_bytes(b"policy")
-EXPECTED = Expectation(action=Action.APPROVE, target=TARGET, state_version=12, policy=POLICY)
+EXPECTED = Act(action=Action.APPROVE, target=TARGET, state_version=12, policy=POLICY)
 ACT = SignedAct(
     action=Action.APPROVE, target=TARGET, state_version=12, expires=NOW + 600, policy=POLICY
 )

@@ -11,16 +11,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cambium.core.canonical import canonical_json, digest_bytes
 from cambium.core.errors import CambiumError, PolicyInvalid, TrustError
-from cambium.core.nouns import Action, Signature, SignedAct
+from cambium.core.nouns import Act, Action, Signature, SignedAct
 from cambium.serve.bootstrap import render_policy
-from cambium.trust.acts import MAX_LIFETIME_S, Expectation, check_act, sign_act
+from cambium.serve.signed_records import act_from_json
+from cambium.trust.acts import (
+    MAX_LIFETIME_S,
+    check_act,
+    sign_act,
+)
 from cambium.trust.keys import PublicKey, SigningKey
 from cambium.trust.policy import parse_policy
 from cambium.trust.quorum import Approver, count_quorum
 
 NOW = 1_700_000_000
 TARGET, POLICY = digest_bytes(b"proposal"), digest_bytes(b"policy")
-EXPECTED = Expectation(action=Action.APPROVE, target=TARGET, state_version=12, policy=POLICY)
+EXPECTED = Act(action=Action.APPROVE, target=TARGET, state_version=12, policy=POLICY)
 ACT = SignedAct(
     action=Action.APPROVE, target=TARGET, state_version=12, expires=NOW + 600, policy=POLICY
 )
@@ -222,7 +227,7 @@ def test_hostile_payloads_never_escape_as_other_errors() -> None:
         for name in (None, *record):
             edited = value if name is None else record | {name: value}
             try:
-                act = SignedAct.from_json(edited)
+                act = act_from_json(edited)
                 assert not accepted(replace(GOOD, act=act))
             except CambiumError:
                 pass

@@ -32,8 +32,8 @@ from cambium.core.nouns import ProposalState
 from cambium.lifecycle.proposal import Proposal
 from cambium.models.base import load_base
 from cambium.models.lora import LoraConfig, fresh_lora, to_bytes
-from cambium.serve.bootstrap import server_identity
 from cambium.serve.child import ChildServer
+from cambium.serve.identity import server_identity
 from cambium.serve.proposal_records import Filed, to_row
 from cambium.serve.request_log import log_requests
 from cambium.serve.store.records import EvidenceRow, TraceRow

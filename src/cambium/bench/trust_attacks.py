@@ -19,10 +19,13 @@ from typing import Any
 
 from cambium.core.canonical import canonical_json, digest_bytes
 from cambium.core.errors import AuditBroken, CambiumError, DataError
-from cambium.core.nouns import Action, AdapterRef, BankEntry, Revision, SignedAct
+from cambium.core.nouns import Act, Action, AdapterRef, BankEntry, Revision, SignedAct
 from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.lora import LinearSite, LoraConfig, fresh_lora, from_bytes, to_bytes
-from cambium.trust.acts import Expectation, check_act, sign_act
+from cambium.trust.acts import (
+    check_act,
+    sign_act,
+)
 from cambium.trust.attestation import MAX_LIFETIME_S, SOFTWARE_DEV, appraise, new_nonce
 from cambium.trust.audit import (
     AuditEntry,
@@ -64,7 +67,7 @@ def mutations() -> Attacks:
     act = SignedAct(
         action=Action.APPROVE, target=DIGEST, state_version=3, expires=NOW + 60, policy=DIGEST
     )
-    expected = Expectation(action=Action.APPROVE, target=DIGEST, state_version=3, policy=DIGEST)
+    expected = Act(action=Action.APPROVE, target=DIGEST, state_version=3, policy=DIGEST)
     good = sign_act(key, act)
 
     def accepts(signature: Any) -> bool:

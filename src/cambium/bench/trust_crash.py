@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 
 from cambium.core.canonical import digest_bytes
-from cambium.core.nouns import AdapterState
+from cambium.serve.adapter_states import AdapterState
 from cambium.serve.store.records import AdapterRecord
 from cambium.serve.store.state import State
 from cambium.trust.audit import grow

@@ -28,11 +28,13 @@ from cambium.serve.bank import load_bank
 from cambium.serve.bootstrap import init_state, render_policy
 from cambium.serve.bounds import LearnCall
 from cambium.serve.config import ServerConfig
+from cambium.serve.identity import ATTESTER, EVALUATOR, KEYS_FOLDER
 from cambium.serve.kill_switch import KILL_FILE, write_kill_file
 from cambium.serve.log_head import prove_entry, prove_growth
-from cambium.serve.publish import verified_revision
+from cambium.serve.revision_records import verified_revision
 from cambium.serve.runtime import Runtime
 from cambium.serve.situation import situation_now
+from cambium.serve.store.key_files import save_key
 from cambium.serve.store.schema import AuditNode
 from cambium.serve.store.state import State
 from cambium.trust.acts import sign_act
@@ -82,8 +84,11 @@ def service(folder: Path) -> Iterator[Service]:
     root, operator = generate_key(), generate_key()
     keys = [generate_key() for _ in range(3)]
     people = [Approver(name=f"approver-{i}", public=k.public_key) for i, k in enumerate(keys)]
+    held = [Approver(name=n, public=_held(folder, n).public_key) for n in (EVALUATOR, ATTESTER)]
     toml = render_policy(
-        approvers=people, operator=Approver(name="operator", public=operator.public_key)
+        approvers=people,
+        operator=Approver(name="operator", public=operator.public_key),
+        held=(held[0], held[1]),
     )
     toml = _with_open_gates(toml)
     signed = sign_policy(root, toml)
@@ -95,6 +100,14 @@ def service(folder: Path) -> Iterator[Service]:
         found = Service(runtime=runtime, approvers=keys, operator=operator)
         _merge(found)
         yield found
+
+
+def _held(folder: Path, name: str) -> SigningKey:
+    """Makes the key of a role that the server plays itself."""
+    key = generate_key()
+    (folder / KEYS_FOLDER).mkdir(parents=True, exist_ok=True)
+    save_key(key, folder / KEYS_FOLDER / f"{name}.key")
+    return key
 
 
 def verify_ms(found: Service, rounds: int = 200) -> list[float]:

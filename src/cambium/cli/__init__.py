@@ -29,6 +29,7 @@ from cambium.cli import (
     record,
     review,
     tokens,
+    vouching,
     witnessing,
 )
 from cambium.cli.failures import INTERRUPTED, WRONG_CALL, CommandFailed, failure
@@ -43,6 +44,7 @@ _GROUPS = {
         diffing.diff,
         evaluating.evaluate,
         review.check,
+        vouching.vouch,
         review.approve,
         review.waive,
         review.reject,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cambium.trust.keys import SigningKey
 
 _COLUMNS = ("step", "ms", "ok", "detail")
+_PEOPLE = ("root", "operator", "approver-1", "approver-2", "approver-3")
 
 
 def drill(
@@ -36,7 +37,7 @@ def drill(
     with tempfile.TemporaryDirectory(prefix="cambium-drill-") as folder:
         state = Path(folder) / "state"
         initialise_development(state)
-        keys = {p.stem: load_key(p) for p in (state / "keys").glob("*.key")}
+        keys = {name: load_key(state / "keys" / f"{name}.key") for name in _PEOPLE}
         with ChildServer(state) as server:
             steps = _rehearse(server.http, keys)
     record = {"ok": all(step["ok"] for step in steps), "steps": steps}
@@ -82,12 +83,17 @@ def _rehearse(http: httpx.Client, keys: dict[str, SigningKey]) -> list[dict[str,
             "/revive", json={"signatures": _signed(http, Action.REVIVE, target, signers)}
         )
 
+    server = _server(http)
     step("the root revokes the lost key", 200, revoke)
     step("the lost key kills nothing", 409, lambda: kill(lost))
     step("an operator kills", 200, lambda: kill(keys["operator"]))
+    step("the server's key is revoked by it, and another in its place", 200,
+         lambda: _replaced(http, server))  # fmt: skip
     step("the lost key and one other revive nothing", 409, lambda: revive([lost, others[0]]))
     step("the other two revive", 200, lambda: revive(others))
     step("the log says so", 200, lambda: _logged(http, lost.key_id))
+    step("a witness follows from the old server key to the new one", 200,
+         lambda: _followed(http, server))  # fmt: skip
     return steps
 
 
@@ -98,6 +104,33 @@ def _signed(
 
     standing = http.get("/kill").json()
     return [body_of(key, action, target=target, standing=standing) for key in signers]
+
+
+def _server(http: httpx.Client) -> dict[str, Any]:
+    (row,) = [row for row in http.get("/keys").json()["keys"] if row["role"] == "server"]
+    return row
+
+
+def _replaced(http: httpx.Client, before: dict[str, Any]) -> httpx.Response:
+    """Answers 404 where the key from before is not revoked, or the kill names another one."""
+    answer, named = http.get("/keys"), http.get("/kill").json().get("server")
+    gone = [row["key_id"] for row in answer.json()["keys"] if row["revoked_at"] is not None]
+    is_so = before["key_id"] in gone and _server(http)["public"] == named != before["public"]
+    return answer if is_so else http.get("/nothing")
+
+
+def _followed(http: httpx.Client, before: dict[str, Any]) -> httpx.Response:
+    """Answers 404 where what the old key signed last does not lead to the one in office."""
+    from cambium.cli.record import built
+    from cambium.cli.succession import check_succession
+    from cambium.trust.audit import AuditEntry, Checkpoint
+    from cambium.trust.keys import PublicKey
+
+    answer = http.get("/audit/successions")
+    (told,) = answer.json()["successions"]
+    last, killed = built(Checkpoint, told["checkpoint"]), built(AuditEntry, told["entry"])
+    now = check_succession(last, killed, told["proof"], PublicKey(raw=before["public"]))
+    return answer if now.raw == _server(http)["public"] else http.get("/nothing")
 
 
 def _logged(http: httpx.Client, key_id: str) -> httpx.Response:

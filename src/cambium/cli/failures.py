@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cambium.core import errors
 from cambium.core.errors import CambiumError
-from cambium.serve.errors import PolicyMissing, StateLocked
+from cambium.serve.errors import NotFound, PolicyMissing, StateLocked
 
 NO = 1
 WRONG_CALL = 2
@@ -25,7 +25,7 @@ _LOCAL: tuple[tuple[type[CambiumError], int], ...] = (
     (errors.TrustError, NO),
     (errors.ConfigError, WRONG_CALL),
     (errors.DataError, WRONG_CALL),
-    (errors.NotFound, WRONG_CALL),
+    (NotFound, WRONG_CALL),
     (StateLocked, WRONG_CALL),
 )
 

@@ -17,9 +17,9 @@ from cambium.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from cambium.trust.keys import PublicKey, SigningKey
-    from cambium.trust.policy import SignedPolicy
+    from cambium.trust.policy import Policy, SignedPolicy
 
-OPERATOR = "operator"
+OPERATOR, EVALUATOR, ATTESTER = "operator", "evaluator", "attester"
 NUM_APPROVERS = 3
 QUORUM = 2
 
@@ -59,8 +59,11 @@ def init(
         raise CommandFailed(f"{line}: make them agree", status=WRONG_CALL)
     with _undone_on_failure() as made:
         made.folder(state)
+        taken = _take_along(state, key.parent, read_policy(policy), made)
         digest = _store(state, signed, root)
     print_line(f"policy {digest} is in force ({profile})")
+    for name in taken:
+        print_line(f"taken along from {key.parent}: {name}, which the policy lists")
 
 
 @dataclass
@@ -104,17 +107,21 @@ def initialise_development(state: Path) -> str:
         ConfigError: it is a state already.
     """
     from cambium.serve.bootstrap import render_policy
-    from cambium.serve.store.key_files import save_key
+    from cambium.serve.store.key_files import SERVER_PASSPHRASE, passphrase_in, save_key
     from cambium.trust.keys import generate_key
     from cambium.trust.policy import sign_policy
     from cambium.trust.quorum import Approver
 
-    root, operator = generate_key(), generate_key()
+    root, operator, evaluator, attester = (generate_key() for _ in range(4))
     people = {f"approver-{i}": generate_key() for i in range(1, NUM_APPROVERS + 1)}
     approvers = [Approver(name=name, public=key.public_key) for name, key in people.items()]
     toml = render_policy(
         approvers=approvers,
         operator=Approver(name=OPERATOR, public=operator.public_key),
+        held=(
+            Approver(name=EVALUATOR, public=evaluator.public_key),
+            Approver(name=ATTESTER, public=attester.public_key),
+        ),
         k=QUORUM,
         rollback_k=QUORUM,
     )
@@ -122,12 +129,35 @@ def initialise_development(state: Path) -> str:
         made.folder(state)
         made.folder(state / "keys", 0o700)
         keys: dict[str, SigningKey] = {"root": root, **people, OPERATOR: operator}
-        for path in [state / "keys" / f"{name}.key" for name in keys] + [state / "policy.toml"]:
+        held = {EVALUATOR: evaluator, ATTESTER: attester}  # by the server, as its own key is
+        names = [*keys, *held]
+        for path in [state / "keys" / f"{name}.key" for name in names] + [state / "policy.toml"]:
             made.file(path)
         for name, key in keys.items():
             save_key(key, state / "keys" / f"{name}.key")
+        for name, key in held.items():
+            path = state / "keys" / f"{name}.key"
+            save_key(key, path, passphrase=passphrase_in(SERVER_PASSPHRASE))
         (state / "policy.toml").write_bytes(toml)
         return _store(state, sign_policy(root, toml), root.public_key)
+
+
+def _take_along(state: Path, folder: Path, policy: Policy, made: _Made) -> list[str]:
+    """Copies the keys of a development state's own roles, where they lie beside its root's."""
+    from cambium.serve.store.durable import write_durably
+    from cambium.serve.store.key_files import SERVER_PASSPHRASE, load_key
+
+    taken: list[str] = []
+    if policy.profile != "development":
+        return taken
+    listed = {p.key_id for role in (EVALUATOR, ATTESTER) for p in policy.people[role]}
+    for name in (f"{EVALUATOR}.key", f"{ATTESTER}.key"):
+        file = folder / name
+        if file.exists() and load_key(file, variable=SERVER_PASSPHRASE).key_id in listed:
+            made.folder(state / "keys", 0o700)
+            write_durably(made.file(state / "keys" / name), file.read_bytes())
+            taken.append(name)
+    return taken
 
 
 def _signed(policy: Path, key: Path) -> tuple[SignedPolicy, PublicKey]:

@@ -79,9 +79,9 @@ def _signed(key: Path, standing: dict[str, Any]) -> dict[str, object]:
 def _kill_folder(folder: Path, keys: list[Path], reason: str) -> str:
     """Writes the order beside the state and sees that it is obeyed; returns by whom."""
     from cambium.serve.kill_switch import KILL_FILE, write_kill_file
+    from cambium.serve.signed_records import signature_from_json
     from cambium.serve.store.folder_lock import lock_holders
     from cambium.serve.store.state import State
-    from cambium.trust.acts import signature_from_json
 
     with State.open(folder, exclusive=False) as store:
         standing = _standing(store)

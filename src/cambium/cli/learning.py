@@ -14,7 +14,7 @@ from cambium.cli.failures import BROKEN, NO, WRONG_CALL, CommandFailed
 from cambium.cli.options import AsJson, State, taking
 from cambium.cli.output import print_json, print_rows, progress
 from cambium.cli.sources import Bounds, Example, Source, deal, read_source
-from cambium.core.nouns import AdapterState
+from cambium.serve.adapter_states import AdapterState
 from cambium.serve.errors import AdapterNotFound
 
 _COLUMNS = ("call", "examples", "steps", "loss_before", "loss_after", "state")

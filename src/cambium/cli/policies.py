@@ -77,7 +77,10 @@ def diff(
         old = client.get("/policy")
     if not old.get("signed"):
         raise CommandFailed("no signed policy is in force: run `cambium init`", status=NO)
-    wider = list(widenings({name: old.get(name) for name in new.content}, new.content))
+    # The tables that a policy may leave out count where only the old one has them, too.
+    stated = {*new.content, "evaluators", "attesters"}
+    before = {name: old[name] for name in stated if name in old}
+    wider = list(widenings(before, new.content))
     shown = {
         "digest": new.digest,
         "in_force": old["policy_digest"],
@@ -88,9 +91,9 @@ def diff(
     if as_json:
         print_json(shown)
         return
-    before = str(old["toml"]).splitlines()
+    text = str(old["toml"]).splitlines()
     after = read_toml(file).decode("utf-8").splitlines()
-    for line in unified_diff(before, after, "in force", str(file), lineterm="", n=1):
+    for line in unified_diff(text, after, "in force", str(file), lineterm="", n=1):
         print_line(line)
     print_record({**shown, "widens": "; ".join(wider) or "nothing"})
 
@@ -173,7 +176,7 @@ def read_signed_policy(file: Path) -> SignedPolicy:
     Raises:
         ConfigError: one of the two cannot be read.
     """
-    from cambium.trust.acts import signature_from_json
+    from cambium.serve.signed_records import signature_from_json
     from cambium.trust.policy import SignedPolicy
 
     target = signature_file(file)

@@ -14,6 +14,7 @@ from cambium.cli.failures import BROKEN, NO, CommandFailed
 from cambium.cli.options import AsJson, InLane, Lane, State
 from cambium.cli.output import print_json, print_line, print_record, print_rows
 from cambium.cli.request_lane import verify_requests, verify_trace
+from cambium.cli.succession import KnownKey
 
 if TYPE_CHECKING:
     from cambium.trust.keys import PublicKey
@@ -58,7 +59,7 @@ def trace(
     """Show what stood behind one answer; with --verify, prove that it is what was logged."""
     with connect(state) as client:
         record = client.get(f"/traces/{segment(request_id)}")
-        seq = verify_trace(client, dict(record), _server_key(client)) if verify else 0
+        seq = verify_trace(client, dict(record), server_key(client)) if verify else 0
     print_json(record) if as_json else print_record(record)
     if verify and not as_json:
         print_line(f"verified: leaf {seq} of the requests under the server's signed checkpoint")
@@ -104,16 +105,17 @@ def _verify(client: Client, lane: Lane) -> int:
     from cambium.trust.audit import AuditEntry, Checkpoint, verify_log
 
     signed = built(Checkpoint, client.get("/audit/checkpoint", lane=str(lane)))
-    public = _server_key(client, signed.key_id)
+    public = server_key(client, signed.key_id)
     rows = (row for page in _pages(client, 1, lane) for row in page)
     if lane is Lane.REQUESTS:
         return verify_requests(
             rows, checkpoint=signed, server_public=public, forgotten=_forgotten(client)
         )
-    entries = (built(AuditEntry, row) for row in rows)
-    return verify_log(
-        (e for e in entries if e.seq <= signed.size), checkpoint=signed, server_public=public
-    )
+    entries, known = (built(AuditEntry, row) for row in rows), KnownKey()
+    covered = known.watch(e for e in entries if e.seq <= signed.size)
+    verified = verify_log(covered, checkpoint=signed, server_public=public)
+    known.check(signed.key_id)
+    return verified
 
 
 def _forgotten(client: Client) -> int:
@@ -128,7 +130,7 @@ def _forgotten(client: Client) -> int:
     return max(said, default=0)
 
 
-def _server_key(client: Client, key_id: str | None = None) -> PublicKey:
+def server_key(client: Client, key_id: str | None = None) -> PublicKey:
     """Returns the key that the server lists as its own, and that signed if `key_id` did."""
     from cambium.trust.keys import PublicKey
 

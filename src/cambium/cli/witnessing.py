@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cambium.cli.client import connect
+from cambium.cli.client import Client, connect
 from cambium.cli.failures import BROKEN, NO, WRONG_CALL, CommandFailed
 from cambium.cli.options import AsJson, InLane, Lane, State
 from cambium.cli.output import print_json, print_line
 from cambium.cli.record import built
+from cambium.cli.succession import succession
 
 if TYPE_CHECKING:
     from cambium.trust.audit import Checkpoint
+    from cambium.trust.keys import PublicKey
 
 DEFAULT = Path("cambium-witness.json")
 
@@ -31,10 +33,11 @@ def witness(
 ) -> None:
     """Check that the log still begins as when last seen, and keep its newest checkpoint.
 
-    The first time there is nothing to compare with: the server's key is taken on trust and kept.
-    Each lane has a file of its own.
+    The first time there is nothing to compare with: the server's key is taken on trust and kept. A
+    kill puts another key in its place, which is followed where the old one signed that. Each lane
+    has a file of its own.
     """
-    from cambium.trust.audit import Checkpoint, check_checkpoint, check_grown
+    from cambium.trust.audit import Checkpoint, check_checkpoint
     from cambium.trust.keys import PublicKey
 
     kept = _read(root)
@@ -45,11 +48,13 @@ def witness(
         if kept is None:
             check_checkpoint(now, public, lane)
         else:
-            before = built(Checkpoint, kept)
-            if now.size < before.size:
-                check_grown(before, now, (), public, lane)
-            grown = client.get("/audit/proof", first=before.size, second=now.size, lane=str(lane))
-            check_grown(before, now, _steps(grown), public, lane)
+            before, kept_by = built(Checkpoint, kept), public
+            for last, following in succession(client, public, now.key_id):
+                if lane is Lane.LIFECYCLE:  # the lane that says so ended with it for a moment
+                    _check_growth(client, lane, (before, kept_by), (last, public))
+                    before, kept_by = last, public
+                public = following
+            _check_growth(client, lane, (before, kept_by), (now, public))
     _write(root, now, public.raw)
     since = kept["size"] if kept else None
     if as_json:
@@ -58,6 +63,20 @@ def witness(
         print_line(f"first seen: {now.size} entries, signed by {now.key_id}; kept in {root}")
     else:
         print_line(f"the log grew from {since} to {now.size} entries and forgot none")
+
+
+def _check_growth(
+    client: Client,
+    lane: Lane,
+    kept: tuple[Checkpoint, PublicKey],
+    now: tuple[Checkpoint, PublicKey],
+) -> None:
+    from cambium.trust.audit import check_grown
+
+    (before, kept_by), (after, signed_by) = kept, now
+    asked = {"first": before.size, "second": after.size, "lane": str(lane)}
+    steps = _steps(client.get("/audit/proof", **asked)) if before.size <= after.size else []
+    check_grown(before, after, steps, kept_by, lane, since=signed_by)
 
 
 def _steps(answer: dict[str, Any]) -> list[str]:

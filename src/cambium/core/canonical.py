@@ -10,8 +10,6 @@ from cambium.core.errors import DataError
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-
 
 def canonical_json(value: object) -> bytes:
     r"""Returns the one UTF-8 encoding of `value`: sorted keys, no spaces, no NaN or infinity.

@@ -40,10 +40,6 @@ class DataError(CambiumError, code="invalid_request"):
     """Input that cannot be used; nothing was changed."""
 
 
-class NotFound(CambiumError, code="not_found"):
-    """A name that nothing answers to."""
-
-
 class ModelError(CambiumError, code="model_unusable"):
     """A model that cannot be loaded or run."""
 
@@ -58,10 +54,6 @@ class IllegalTransition(CambiumError, code="illegal_transition"):
 
 class NotMergeable(CambiumError, code="not_mergeable"):
     """A merge whose preconditions do not hold; `detail["blockers"]` lists them."""
-
-
-class GateBroken(CambiumError, code="gate_broken"):
-    """A gate that could not be measured."""
 
 
 class Stopped(CambiumError, code="stopped"):

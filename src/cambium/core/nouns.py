@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import DataError
 
 # Whose everything is that no tenant is named for.
 DEFAULT_TENANT = "default"
 DOMAIN_TAG = "cambium.v1"
-
-
-class AdapterState(StrEnum):
-    """Where an adapter stands; `quarantined` and `expired` are final."""
-
-    EPHEMERAL = "ephemeral"
-    FROZEN = "frozen"
-    STABLE = "stable"
-    QUARANTINED = "quarantined"
-    EXPIRED = "expired"
 
 
 class ProposalState(StrEnum):
@@ -67,51 +54,31 @@ class AdapterRef:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignedAct:
-    """What a signature covers, exactly.
+class Act:
+    """What is to be done, as a verifier knows it and not as a signer says.
 
     Args:
         target: the digest acted on; for a rollback, the digest of the revision to return to.
-        state_version: the state's version when signed; every executed act raises it.
-        expires: seconds since 1970, UTC.
+        state_version: the state's version; every executed act raises it.
         policy: digest of the policy in force.
     """
 
     action: Action
     target: str
     state_version: int
-    expires: int
     policy: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedAct(Act):
+    """What a signature covers, exactly; `expires` in seconds since 1970, UTC."""
+
+    expires: int
     domain_tag: str = DOMAIN_TAG
 
     def to_json(self) -> dict[str, object]:
         """Returns the payload in the contract's shape."""
         return {**self.__dict__, "action": str(self.action)}
-
-    @classmethod
-    def from_json(cls, value: object) -> SignedAct:
-        """Reads a payload.
-
-        Raises:
-            DataError: a field is missing, unknown or of the wrong type.
-        """
-        names = {"domain_tag", "action", "target", "state_version", "expires", "policy"}
-        record = cast("dict[str, object]", value) if isinstance(value, dict) else {}
-        if set(record) != names:
-            raise DataError(
-                "the payload does not have exactly the six signed fields",
-                mend=f"sign canonical JSON of {sorted(names)}",
-            )
-        texts = {n: v for n, v in record.items() if isinstance(v, str)}
-        numbers = {n: v for n, v in record.items() if type(v) is int and v >= 0}
-        typed = set(numbers) == {"state_version", "expires"} and set(texts) | set(numbers) == names
-        if not typed or texts["action"] not in set(Action):
-            raise DataError(
-                "a field of the payload has the wrong type or value",
-                mend="strings for tag, action, target and policy; whole numbers for the rest",
-            )
-        fields: dict[str, Any] = {**texts, **numbers, "action": Action(texts["action"])}
-        return cls(**fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,27 +155,3 @@ class Revision:
     def adapters(self) -> frozenset[str]:
         """Returns the digests of what answers."""
         return frozenset(entry.adapter.digest for entry in self.bank)
-
-    @classmethod
-    def from_manifest(cls, manifest: Mapping[str, Any]) -> Revision:
-        """Reads a manifest as `manifest` writes it.
-
-        Raises:
-            DataError: a field is missing or another type of record was given.
-        """
-        try:
-            if manifest["type"] != "cambium/revision/v1":
-                raise KeyError("type")
-            bank = tuple(
-                BankEntry(domain=domain, router_digest=entry["router"],
-                          adapter=AdapterRef(name=entry["adapter"], digest=entry["digest"]))
-                for domain, entry in sorted(manifest["bank"].items())
-            )  # fmt: skip
-            same = ("number", "kind", "created_at", "attestation", "parent", "of")
-            return cls(base_digest=manifest["base"], bank=bank, policy_digest=manifest["policy"],
-                       proposal_digest=manifest["proposal"],
-                       **{name: manifest[name] for name in same})  # fmt: skip
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"not a revision's manifest: {error}", mend="restore a backup"
-            ) from error

@@ -2,63 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from cambium.core.nouns import Action, ProposalState, Revision, Signature, tenant_of
+from cambium.core.nouns import Action, ProposalState, tenant_of
 from cambium.lifecycle.proposal import FINAL, Proposal, standings
-from cambium.trust.acts import Expectation
-from cambium.trust.attestation import AttestationResult
-from cambium.trust.policy import Policy
-from cambium.trust.quorum import Approver, QuorumResult, count_quorum
-
-
-@dataclass(frozen=True, kw_only=True)
-class Situation:
-    """What holds at the moment of deciding; `now` is in seconds since 1970, UTC.
-
-    Args:
-        attestation: None when nothing was attested, which blocks.
-        revoked_keys: ids of keys that no longer count, whatever the policy lists.
-        quarantined: digests of adapters that no revision may serve again.
-    """
-
-    head: Revision
-    policy: Policy
-    state_version: int
-    attestation: AttestationResult | None
-    now: int
-    revoked_keys: frozenset[str] = frozenset()
-    quarantined: frozenset[str] = frozenset()
-    killed: bool = False
-
-    def count(
-        self,
-        signatures: Sequence[Signature],
-        *,
-        action: Action,
-        target: str,
-        k: int | None = None,
-        people: Sequence[Approver] | None = None,
-    ) -> QuorumResult:
-        """Returns who of `people` (the approvers) signed this act as things stand, each verified.
-
-        Raises:
-            PolicyInvalid: a quorum of `k` (the policy's) of them cannot be.
-        """
-        expectation = Expectation(action=action, target=target, policy=self.policy.digest,
-                                  state_version=self.state_version)  # fmt: skip
-        return count_quorum(
-            [s for s in signatures if s.key_id not in self.revoked_keys],
-            approvers=self.policy.approvers if people is None else people,
-            expectation=expectation,
-            k=k or self.policy.k,
-            now=self.now,
-        )
+from cambium.lifecycle.situation import Situation
+from cambium.trust.quorum import QuorumResult
 
 
 def blockers(proposal: Proposal, situation: Situation) -> tuple[str, ...]:
-    """Returns every reason why the proposal cannot be merged; none means it can.
+    """Returns every reason why the proposal cannot be merged, but for what its evidence says.
 
     Each begins with what kind it is: `state`, `policy`, `parent`, `domain`, `gate NAME`,
     `quarantine`, `attestation` or `quorum`. Every signature is verified again.
@@ -84,7 +35,7 @@ def blockers(proposal: Proposal, situation: Situation) -> tuple[str, ...]:
     for gate in standings(proposal, policy):
         if not gate.done:
             found.append(f"gate {gate.gate}: {gate.why}")
-    for name in sorted(proposal.waived(policy.k)):
+    for name in sorted(proposal.waived(policy.approvers.k)):
         waiver = waiver_quorum(proposal, name, situation)
         if not waiver.met:
             found.append(f"gate {name}: {len(waiver.signatures)} of {waiver.k} waivers still hold")
@@ -120,10 +71,12 @@ def find_attestation_refusal(situation: Situation) -> str:
         return "the kill switch was pulled"
     if result is None:
         return "nothing was attested"
-    if result.label not in policy.attestation:
+    if result.label not in policy.attestation.accept:
         return f"{result.label!r} is not accepted by the policy"
     if policy.profile == "production" and (result.debug or not result.hardware_rooted):
         return f"{result.label!r} is not rooted in hardware, which production demands"
     if not result.issued_at <= situation.now < result.expires_at:
         return "the result is not fresh"
-    return ""
+    if not result.signatures:
+        return "no attester's key is here to sign the result"
+    return situation.lacks(result.envelope(), policy.attesters, "attesters")[0]

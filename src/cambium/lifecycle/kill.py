@@ -6,25 +6,32 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import TrustError
-from cambium.core.nouns import Action, Signature
-from cambium.trust.acts import Expectation, check_act, signature_to_json
-from cambium.trust.policy import Policy
+from cambium.core.nouns import Act, Action, Signature
+from cambium.lifecycle.situation import Counting
+from cambium.trust.acts import (
+    signature_to_json,
+)
 from cambium.trust.quorum import Approver, QuorumResult, count_quorum, met, too_few
 
 
 @dataclass(frozen=True, kw_only=True)
 class Killed:
-    """Who stopped the system and why."""
+    """Who stopped the system and why.
+
+    Args:
+        server: the public key that takes the revoked server key's place, so that a quorum which
+            revives lets it in; empty until the kill is on record.
+    """
 
     reason: str
     name: str
     signature: Signature
+    server: str = ""
 
     def to_json(self) -> dict[str, object]:
         """Returns the record that the digest covers."""
-        signature = signature_to_json(self.signature)
-        return {"reason": self.reason, "name": self.name, "signature": signature}
+        record = {**vars(self), "signature": signature_to_json(self.signature)}
+        return {name: value for name, value in record.items() if name != "server" or value}
 
     @property
     def digest(self) -> str:
@@ -70,34 +77,23 @@ def authorise_kill(
             refused.append((signature.key_id, why))
             continue
         # What may differ was checked above; the rest has to be exact.
-        expected = Expectation(action=Action.KILL, target=act.target,
+        expected = Act(action=Action.KILL, target=act.target,
                                state_version=act.state_version, policy=act.policy)  # fmt: skip
-        try:
-            check_act(signature, public_key=person.public, expected=expected, now=now)
-        except TrustError as error:
-            refused.append((signature.key_id, error.message))
-        else:
+        found = count_quorum([signature], approvers=[person], expectation=expected, k=1, now=now)
+        if found.met:
             return Killed(reason=reason, name=person.name, signature=signature)
+        refused += found.refused
     found = QuorumResult(k=1, n=len(known), signatures=(), refused=tuple(refused))
     raise too_few(found, Action.KILL)
 
 
 def authorise_revival(
-    killed: Killed,
-    signatures: Sequence[Signature],
-    *,
-    policy: Policy,
-    revoked: Collection[str],
-    state_version: int,
-    now: int,
+    killed: Killed, signatures: Sequence[Signature], *, counting: Counting
 ) -> tuple[Signature, ...]:
     """Returns the signatures that lift `killed`; their target is its digest.
 
     Raises:
         ThresholdNotMet: fewer than k distinct approvers signed exactly that.
     """
-    expected = Expectation(action=Action.REVIVE, target=killed.digest,
-                           state_version=state_version, policy=policy.digest)  # fmt: skip
-    standing = [s for s in signatures if s.key_id not in revoked]
-    return met(count_quorum(standing, approvers=policy.approvers, expectation=expected, k=policy.k,
-                            now=now), Action.REVIVE)  # fmt: skip
+    found = counting.count(signatures, action=Action.REVIVE, target=killed.digest)
+    return met(found, Action.REVIVE)

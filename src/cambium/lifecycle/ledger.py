@@ -25,8 +25,8 @@ def series_cost(policy: Policy) -> float:
 
 def find_overdraft(proposals: Iterable[Proposal], policy: Policy) -> str:
     """Returns why no further series of looks may begin, or nothing."""
-    used, cost = spent(proposals, policy), series_cost(policy)
-    if used + cost <= policy.alpha + 1e-12:
+    used, cost, alpha = spent(proposals, policy), series_cost(policy), policy.ledger.alpha
+    if used + cost <= alpha + 1e-12:
         return ""
-    return (f"the alpha ledger is spent: {used:.4f} of {policy.alpha:g}, a look costs {cost:.4f}; "
+    return (f"the alpha ledger is spent: {used:.4f} of {alpha:g}, a look costs {cost:.4f}; "
             "the root can begin a new release line with a new policy")  # fmt: skip

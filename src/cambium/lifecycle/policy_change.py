@@ -8,16 +8,18 @@ from typing import Any, cast
 from cambium.core.canonical import digest_bytes, digest_json
 from cambium.core.errors import PolicyInvalid, ReplayDetected
 from cambium.core.nouns import Action, Signature
-from cambium.lifecycle.blockers import Situation
+from cambium.lifecycle.situation import Situation
 from cambium.trust.keys import PublicKey
 from cambium.trust.policy import MAX_NUMBER, Policy, SignedPolicy, verify_policy
 from cambium.trust.quorum import Approver, met
 
 _STRICTEST = {"profile": "production", "kill.then": "nothing"}
+_ROLES = ("evaluators.k", "attesters.k")
 _STRICTER_WHEN_MORE = {"k", "threshold", "passes_required", "min_items", "confidence",
                        "min_novelty", "min_entropy", "wins_window"}  # fmt: skip
 # Whatever else is a number there is stricter when it is less.
-_BUDGETS = ("learning.", "traffic.", "ledger.", "gates.", "approvers.list.", "kill.operators.")
+_BUDGETS = ("learning.", "traffic.", "ledger.", "gates.", "approvers.list.", "kill.operators.",
+            "evaluators.list.", "attesters.list.")  # fmt: skip
 
 
 def authorise_policy(
@@ -55,7 +57,7 @@ def authorise_policy(
         raise PolicyInvalid(f"version {new.version} is not above {old.version}",
                             mend="raise the policy's version")  # fmt: skip
     revoked, now = situation.revoked_keys, situation.now
-    if gone := {p.name for p in (*new.approvers, *new.operators) if p.key_id in revoked}:
+    if gone := {p.name for people in new.people.values() for p in people if p.key_id in revoked}:
         raise PolicyInvalid(f"revoked keys are listed: {sorted(gone)}", mend="list new keys")
     handed: tuple[Signature, ...] = ()
     if new_root is not None:
@@ -64,10 +66,11 @@ def authorise_policy(
                                      people=[Approver(name="root", public=root_public)]),
                      Action.POLICY)  # fmt: skip
     wider = tuple(widenings(old.content, new.content))
-    left = [a for a in old.approvers if a.key_id not in revoked and not a.has_expired(now)]
-    if sum(not person.has_expired(now) for person in new.approvers) < new.k:
+    left = [a for a in old.approvers.list if a.key_id not in revoked and not a.has_expired(now)]
+    if sum(not person.has_expired(now) for person in new.approvers.list) < new.approvers.k:
         raise PolicyInvalid("fewer than k of its approvers' keys still count", mend="list new keys")
-    if not wider or (len(left) < old.k and all(w.startswith("approvers.") for w in wider)):
+    too_few = len(left) < old.approvers.k
+    if not wider or (too_few and all(w.startswith("approvers.") for w in wider)):
         return new, wider, handed
     found = situation.count(signatures, action=Action.WIDEN_SCOPE,
                             target=digest_bytes(signed.toml), people=left)  # fmt: skip
@@ -110,8 +113,8 @@ def _is_as_strict(path: str, was: object, now: object) -> bool:
     free = path == "version" or (path.startswith("gates.") and name in ("metric", "max_items"))
     if was == now or free or (path in _STRICTEST and _STRICTEST[path] == now):
         return True
-    if path.startswith("kill.operators."):
-        return False  # more may stop everything, or fewer can
+    if path.startswith("kill.operators.") or (now is None and path in _ROLES):
+        return False  # more may stop everything, or fewer can; or a role goes to the server's key
     if was is None or now is None:
         # An owner or a gate that is new is stricter; of everything else, one that is gone.
         return (was is None) == path.startswith(("domains.owners.", "gates."))

@@ -30,7 +30,7 @@ class Proposal:
         provenance_digest: of the record of the data that was learned.
         candidate_digest: None until frozen.
         looks: the verdicts of every look, one for each gate of the policy.
-        restarts: how often looks were begun anew, after a parent had moved.
+        restarts: how often looks were begun anew: a parent had moved, or evidence was void.
         waivers: signatures that let single gates not count; k of them for a gate do.
         evidence_root: over all envelopes of all looks; see `evidence.evidence_root`.
         reason: why it was rejected or failed.
@@ -60,10 +60,9 @@ class Proposal:
 
     def waived(self, k: int) -> frozenset[str]:
         """Returns the gates that `k` distinct keys have waived."""
-        gates = {waiver.gate for waiver in self.waivers}
-        signers = {gate: {w.signature.key_id for w in self.waivers if w.gate == gate}
-                   for gate in gates}  # fmt: skip
-        return frozenset(gate for gate in gates if len(signers[gate]) >= k)
+        signed = {(waiver.gate, waiver.signature.key_id) for waiver in self.waivers}
+        gates = [gate for gate, _ in signed]
+        return frozenset(gate for gate in gates if gates.count(gate) >= k)
 
     @property
     def proposal_digest(self) -> str | None:
@@ -123,6 +122,11 @@ class ParentMoved:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvidenceVoid:
+    """What signed the evidence counts no more (`evidence.is_void`); it is all looked at again."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rejected:
     """A reviewer said no."""
 
@@ -141,7 +145,19 @@ class Merged:
     """The order from `publish.authorise_merge` was carried out."""
 
 
-Event = Frozen | LookTaken | Approved | Waived | ParentMoved | Rejected | Broke | Merged
+Event = (
+    Frozen | LookTaken | Approved | Waived | ParentMoved | EvidenceVoid | Rejected | Broke | Merged
+)
+# In which states an event may come, where not in every open one, and if only under the policy
+# that the proposal was made under.
+_TAKEN: dict[type[Event], tuple[frozenset[ProposalState], bool]] = {
+    Frozen: (frozenset({ProposalState.CONSOLIDATING}), False),
+    LookTaken: (FROZEN, True),
+    Approved: (frozenset({ProposalState.AWAITING_APPROVAL, ProposalState.MERGEABLE}), True),
+    Waived: (FROZEN, True),
+    EvidenceVoid: (FROZEN, False),
+    Merged: (frozenset({ProposalState.MERGEABLE}), True),
+}
 
 
 def advance(proposal: Proposal, event: Event, *, policy: Policy) -> Proposal:
@@ -151,7 +167,7 @@ def advance(proposal: Proposal, event: Event, *, policy: Policy) -> Proposal:
     awaiting_approval -Approved-> mergeable at the policy's k; mergeable -Merged-> merged.
     A further look or waiver voids the approvals. `ParentMoved` sends any open proposal back to
     checking, or to consolidating where its own domain changed: a candidate is only ever made from
-    the weights that it will replace.
+    the weights that it will replace. `EvidenceVoid` has the same bytes looked at from the start.
 
     Raises:
         IllegalTransition: the state does not allow the event, or the event contradicts itself.
@@ -161,6 +177,12 @@ def advance(proposal: Proposal, event: Event, *, policy: Policy) -> Proposal:
     """
     if proposal.state in FINAL:
         raise _illegal(proposal, event, "that state is final")
+    states, held = _TAKEN.get(type(event), (frozenset[ProposalState](), False))
+    if states and proposal.state not in states:
+        raise _illegal(proposal, event, f"it must be {' or '.join(sorted(states))}")
+    if held and policy.digest != proposal.policy_digest:
+        raise DigestMismatch("the policy has changed since this was proposed",
+                             mend="propose it again under the policy in force")  # fmt: skip
     match event:
         case Frozen():
             return _freeze(proposal, event)
@@ -172,6 +194,8 @@ def advance(proposal: Proposal, event: Event, *, policy: Policy) -> Proposal:
             return _waive(proposal, event, policy)
         case ParentMoved():
             return _restart(proposal, event)
+        case EvidenceVoid():
+            return _look_anew(proposal)
         case Rejected(reason=reason):
             return _close(proposal, event, ProposalState.REJECTED, reason)
         case Broke(reason=reason):
@@ -183,20 +207,17 @@ def advance(proposal: Proposal, event: Event, *, policy: Policy) -> Proposal:
 def standings(proposal: Proposal, policy: Policy) -> tuple[GateStanding, ...]:
     """Returns where every gate of the policy stands, in the policy's order."""
     verdicts = [verdict for look in proposal.looks for verdict in look]
-    waived = proposal.waived(policy.k)
+    waived = proposal.waived(policy.approvers.k)
     return tuple(standing(s, verdicts, waived=s.name in waived) for s in policy.gates)
 
 
 def _freeze(proposal: Proposal, event: Frozen) -> Proposal:
-    _require_state(proposal, event, frozenset({ProposalState.CONSOLIDATING}))
     if not is_digest(event.candidate_digest):
         raise _illegal(proposal, event, "the candidate has no digest")
     return replace(proposal, state=ProposalState.CHECKING, candidate_digest=event.candidate_digest)
 
 
 def _look(proposal: Proposal, event: LookTaken, policy: Policy) -> Proposal:
-    _require_state(proposal, event, FROZEN)
-    _require_policy(proposal, policy)
     _check_look(proposal, event, policy)
     looked = replace(
         proposal,
@@ -249,10 +270,6 @@ def _check_look(proposal: Proposal, event: LookTaken, policy: Policy) -> None:
 
 
 def _approve(proposal: Proposal, event: Approved, policy: Policy) -> Proposal:
-    _require_state(
-        proposal, event, frozenset({ProposalState.AWAITING_APPROVAL, ProposalState.MERGEABLE})
-    )
-    _require_policy(proposal, policy)
     target = proposal.proposal_digest or ""
     key_id = _check_signer(event.signature, Action.APPROVE, target, policy)
     act = event.signature.act
@@ -262,14 +279,12 @@ def _approve(proposal: Proposal, event: Approved, policy: Policy) -> Proposal:
     if any(a.key_id == key_id for a in valid):
         raise DuplicateSigner(f"{key_id} approved this already", mend="ask another approver")
     approvals = (*valid, event.signature)
-    met = len(approvals) >= policy.k
+    met = len(approvals) >= policy.approvers.k
     state = ProposalState.MERGEABLE if met else ProposalState.AWAITING_APPROVAL
     return replace(proposal, state=state, approvals=approvals)
 
 
 def _waive(proposal: Proposal, event: Waived, policy: Policy) -> Proposal:
-    _require_state(proposal, event, FROZEN)
-    _require_policy(proposal, policy)
     if event.gate not in {spec.name for spec in policy.gates if spec.waivable}:
         raise _illegal(proposal, event, f"the policy lets nobody waive {event.gate[:80]!r}")
     target = proposal.waiver_target(event.gate)
@@ -284,7 +299,7 @@ def _waive(proposal: Proposal, event: Waived, policy: Policy) -> Proposal:
 def _check_signer(signature: Signature, action: Action, target: str, policy: Policy) -> str:
     """Returns the signer's key id, where it is an approver's and over exactly this."""
     act, key_id = signature.act, signature.key_id
-    if key_id not in {approver.key_id for approver in policy.approvers}:
+    if key_id not in {approver.key_id for approver in policy.approvers.list}:
         raise KeyUnknown(f"{key_id} is not an approver of this policy", mend="ask an approver")
     if (act.domain_tag, act.action, act.target, act.policy) != (
         DOMAIN_TAG, action, target, policy.digest,
@@ -304,17 +319,19 @@ def _restart(proposal: Proposal, event: ParentMoved) -> Proposal:
         raise _illegal(proposal, event, "the head only ever moves to a higher revision")
     candidate = None if event.domain_changed else proposal.candidate_digest
     return replace(
-        proposal,
+        _look_anew(proposal),
         state=ProposalState.CHECKING if candidate else ProposalState.CONSOLIDATING,
         parent_revision=event.revision,
         parent_digest=event.digest,
         candidate_digest=candidate,
-        looks=(),
-        evidence_root=None,
-        approvals=(),
-        waivers=(),
-        restarts=proposal.restarts + bool(proposal.looks),
     )
+
+
+def _look_anew(proposal: Proposal) -> Proposal:
+    """Drops all looks and what rests on them; the ledger is charged for the next series."""
+    restarts = proposal.restarts + bool(proposal.looks)
+    return replace(proposal, state=ProposalState.CHECKING, looks=(), evidence_root=None,
+                   approvals=(), waivers=(), restarts=restarts)  # fmt: skip
 
 
 def _close(proposal: Proposal, event: Event, state: ProposalState, reason: str) -> Proposal:
@@ -324,24 +341,13 @@ def _close(proposal: Proposal, event: Event, state: ProposalState, reason: str) 
 
 
 def _merge(proposal: Proposal, event: Merged, policy: Policy) -> Proposal:
-    _require_state(proposal, event, frozenset({ProposalState.MERGEABLE}))
-    _require_policy(proposal, policy)
     # The state says so already; a stored state is not taken at its word.
     signers = {approval.key_id for approval in proposal.approvals}
-    if len(signers) < policy.k or not all(gate.done for gate in standings(proposal, policy)):
+    if len(signers) < policy.approvers.k or not all(
+        gate.done for gate in standings(proposal, policy)
+    ):
         raise _illegal(proposal, event, "its gates or approvals are incomplete")
     return replace(proposal, state=ProposalState.MERGED)
-
-
-def _require_state(proposal: Proposal, event: Event, states: frozenset[ProposalState]) -> None:
-    if proposal.state not in states:
-        raise _illegal(proposal, event, f"it must be {' or '.join(sorted(states))}")
-
-
-def _require_policy(proposal: Proposal, policy: Policy) -> None:
-    if policy.digest != proposal.policy_digest:
-        raise DigestMismatch("the policy has changed since this was proposed",
-                             mend="propose it again under the policy in force")  # fmt: skip
 
 
 def _illegal(proposal: Proposal, event: Event, why: str) -> IllegalTransition:

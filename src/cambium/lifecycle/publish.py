@@ -16,16 +16,11 @@ from cambium.core.errors import (
     TrustError,
 )
 from cambium.core.nouns import Action, AdapterRef, BankEntry, Revision, Signature
-from cambium.lifecycle.blockers import (
-    Situation,
-    blockers,
-    find_attestation_refusal,
-    merge_quorum,
-)
+from cambium.lifecycle.blockers import blockers, find_attestation_refusal, merge_quorum
 from cambium.lifecycle.evidence import check_evidence
 from cambium.lifecycle.proposal import Proposal
+from cambium.lifecycle.situation import Situation
 from cambium.trust.attestation import AttestationResult
-from cambium.trust.keys import PublicKey
 from cambium.trust.policy import Policy
 from cambium.trust.quorum import met
 
@@ -78,14 +73,12 @@ def authorise_merge(
     *,
     situation: Situation,
     evidence: Sequence[dict[str, object]],
-    server_public: PublicKey,
     router_digest: str,
 ) -> PublishOrder:
     """Returns the order to serve the candidate in its domain, after checking everything again.
 
     Args:
         evidence: every envelope of every look, in order.
-        server_public: the key that signed the evidence.
         router_digest: of the router's data for the domain, which the revision names.
 
     Raises:
@@ -93,9 +86,7 @@ def authorise_merge(
     """
     found = list(blockers(proposal, situation))
     try:
-        check_evidence(
-            proposal, envelopes=evidence, policy=situation.policy, server_public=server_public
-        )
+        check_evidence(proposal, envelopes=evidence, situation=situation)
     except TrustError as error:
         found.append(f"evidence: {error.message}")
     if not is_digest(router_digest):
@@ -146,7 +137,7 @@ def authorise_rollback(
     if refusal := find_attestation_refusal(situation):
         raise AttestationRefused(f"no rollback: {refusal}", mend="attest again")
     asked = partial(situation.count, signatures, action=Action.ROLLBACK, target=to.digest)
-    found, alone = asked(k=policy.rollback_k), False
+    found, alone = asked(k=policy.rollback.k), False
     if policy.emergency and not found.met:
         one = asked(k=1, people=policy.emergency)
         found, alone = (one, True) if one.met else (found, False)

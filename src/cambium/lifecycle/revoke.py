@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cambium.core.errors import IllegalTransition
 from cambium.core.nouns import Action, Revision, Signature
-from cambium.lifecycle.blockers import Situation
+from cambium.lifecycle.situation import Situation
 from cambium.trust.keys import PublicKey
 from cambium.trust.quorum import Approver, met
 
@@ -21,7 +21,7 @@ def authorise_revocation(
         PolicyInvalid: k approvers are not left; the root has to sign.
     """
     by_root, target = [s for s in signatures if s.key_id == root.key_id], key.digest
-    keeping = [a for a in situation.policy.approvers
+    keeping = [a for a in situation.policy.approvers.list
                if a.key_id not in {key.key_id, *situation.revoked_keys}]  # fmt: skip
     found = situation.count(by_root or signatures, action=Action.REVOKE, target=target,
                             people=[root] if by_root else keeping,

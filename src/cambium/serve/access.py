@@ -11,10 +11,10 @@ from fastapi import Depends, Request
 from starlette.requests import cookie_parser
 from starlette.routing import compile_path
 
-from cambium.core.errors import DataError, NotFound
+from cambium.core.errors import DataError
 from cambium.core.nouns import DEFAULT_TENANT
 from cambium.serve.config import LOOPBACK
-from cambium.serve.errors import AdapterNotFound, PageForged, RoleMissing, Unauthenticated
+from cambium.serve.errors import AdapterNotFound, NotFound, PageForged, RoleMissing, Unauthenticated
 from cambium.serve.names import qualified
 from cambium.serve.rate_limits import RateLimits
 from cambium.serve.sessions import COOKIE, PAGE_HEADER, Sessions
@@ -67,6 +67,8 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     # Valid by signature, whoever carries it.
     ("POST", "/proposals/{proposal_id}/approvals", _ALL),
     ("POST", "/proposals/{proposal_id}/waivers", _ALL),
+    ("GET", "/proposals/{proposal_id}/evidence", _READ),
+    ("POST", "/proposals/{proposal_id}/evidence", _ALL),
     ("POST", "/proposals/{proposal_id}/reject", _REVIEW),
     ("GET", "/revisions", _READ),
     ("POST", "/revisions/rollback", _RELEASE),
@@ -84,6 +86,7 @@ ROUTES: tuple[tuple[str, str, frozenset[Role]], ...] = (
     ("POST", "/policy", _RELEASE),
     ("GET", "/audit", _RELEASE),
     ("GET", "/audit/checkpoint", _RELEASE),
+    ("GET", "/audit/successions", _RELEASE),
     ("GET", "/audit/proof", _RELEASE),
     ("GET", "/kill", _ALL),
     # By signature too: whoever may stop everything should not look for a token first.

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cambium.core.errors import DataError, NotFound
-from cambium.core.nouns import AdapterState
+from cambium.core.errors import DataError
 from cambium.models.adapter import Adapter
 from cambium.models.adapter_kinds import read_adapter
 from cambium.models.base import BaseModel
 from cambium.models.encoder import Encoder
 from cambium.models.engine import Engine
 from cambium.serve.access import Caller
+from cambium.serve.adapter_states import AdapterState
 from cambium.serve.api.openai.errors import learning_refused
 from cambium.serve.api.openai.runtime import Answerer, ModelEntry, TraceDraft
 from cambium.serve.bank import Bank, stored_bytes
-from cambium.serve.errors import AdapterNotFound, DomainNotFound, ModelNotFound
+from cambium.serve.errors import AdapterNotFound, DomainNotFound, ModelNotFound, NotFound
 from cambium.serve.names import parse_model_name
 from cambium.serve.quarantined import refuse_quarantined
 from cambium.serve.store.records import TraceRow

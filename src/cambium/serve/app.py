@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cambium import __version__
-from cambium.core.errors import CambiumError, DataError, NotFound
+from cambium.core.errors import CambiumError, DataError
 from cambium.serve.access import ANYBODY, SIGN_IN, caller_of, is_open
 from cambium.serve.answering import CallersView
 from cambium.serve.api import adapters, governance, killing, measuring, review, tokens
@@ -25,7 +25,7 @@ from cambium.serve.api.openai import router as openai_router
 from cambium.serve.api.problems import problem
 from cambium.serve.config import ServerConfig
 from cambium.serve.dashboard import items, pages, playground, stopping, watching
-from cambium.serve.errors import NotUtf8, TooLarge, Unauthenticated
+from cambium.serve.errors import NotFound, NotUtf8, TooLarge, Unauthenticated
 from cambium.serve.runtime import Runtime
 from cambium.serve.telemetry import Observed
 

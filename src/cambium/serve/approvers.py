@@ -12,7 +12,9 @@ def standing_approvers(policy: Policy, tx: Transaction, *, now: int) -> dict[str
     """Returns the approvers whose keys count at `now`, seconds since 1970, by key id."""
     enrolled = {k.key_id for k in tx.list_keys() if k.revoked_at is None}
     return {
-        a.key_id: a for a in policy.approvers if a.key_id in enrolled and not a.has_expired(now)
+        a.key_id: a
+        for a in policy.approvers.list
+        if a.key_id in enrolled and not a.has_expired(now)
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from cambium.core.canonical import digest_json
 from cambium.core.errors import CambiumError, IllegalTransition, Stopped
-from cambium.core.nouns import ProposalState, Revision
+from cambium.core.nouns import ProposalState
 from cambium.evals.behaviour import BehaviourConfig, PromptBank, behaviour_diff, prompt_bank
 from cambium.evals.behaviour.sampling import SamplingPlan, sample_arms
 from cambium.evals.local_subject import LocalSubject
@@ -31,6 +31,7 @@ from cambium.serve.jobs import AWAY
 from cambium.serve.proposal_records import Filed, to_row
 from cambium.serve.proposals import Proposals
 from cambium.serve.publish import Published
+from cambium.serve.revision_records import revision_from_manifest
 
 OPENING_TOKENS = 16
 OPEN = frozenset({ProposalState.AWAITING_APPROVAL, ProposalState.MERGEABLE})
@@ -135,7 +136,7 @@ class Describer:
         state = self.proposals.state
         with state.read() as tx:
             row = tx.get_revision(filed.proposal.parent_revision)
-        return load_bank(Revision.from_manifest(row.manifest), state, self.engine.base)
+        return load_bank(revision_from_manifest(row.manifest), state, self.engine.base)
 
     def _keep(self, filed: Filed, record: dict[str, Any]) -> None:
         blob = self.proposals.state.blobs.put(json.dumps(record).encode())

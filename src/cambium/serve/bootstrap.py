@@ -1,4 +1,4 @@
-"""The beginnings of a state: the server's own key, the first signed policy, the attester."""
+"""The beginnings of a state: its first signed policy, and the policy that is in force."""
 
 from __future__ import annotations
 
@@ -6,86 +6,24 @@ import json
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import ConfigError, PolicyInvalid
 from cambium.core.nouns import Signature
-from cambium.serve.attesters import Attesting, attester_of
 from cambium.serve.config import ServerConfig
-from cambium.serve.store.key_files import (
-    SERVER_PASSPHRASE,
-    load_key,
-    lock_key,
-    passphrase_in,
-    save_key,
-)
+from cambium.serve.signed_records import signature_from_json
 from cambium.serve.store.records import KeyRow, PolicyRow
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
-from cambium.trust.acts import signature_from_json, signature_to_json
-from cambium.trust.attestation import AttestationResult
-from cambium.trust.keys import PublicKey, SigningKey, generate_key
+from cambium.trust.acts import signature_to_json
+from cambium.trust.keys import PublicKey
 from cambium.trust.policy import Policy, SignedPolicy, verify_policy
 from cambium.trust.quorum import Approver
 
-SERVER_KEY = "server.key"
 ROOT_META = "root_public"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Identity:
-    """The server's key and its attester; the key signs evidence, revisions and the log's head."""
-
-    key: SigningKey
-    attester: Attesting
-
-    @property
-    def attestation_label(self) -> str:
-        """Returns the label that everything relying on this attester carries."""
-        return self.attester.label
-
-    def attest(self, policy: Policy, *, measurement: str, now: int) -> AttestationResult:
-        """Returns a fresh appraisal of this process, as far as the policy accepts its attester.
-
-        Raises:
-            AttestationRefused: the policy does not accept it.
-        """
-        return self.attester.attest(accept=policy.attestation, measurement=measurement, now=now)
-
-
-def server_identity(folder: Path, state: State) -> Identity:
-    """Returns the server's identity, made on the first start and enrolled in the state.
-
-    Where the environment has `CAMBIUM_SERVER_PASSPHRASE` the key's file is encrypted under it, one
-    that lay open until now too.
-
-    Raises:
-        ConfigError: the state knows another key than the file, or the file is gone. A new key
-            would not vouch for the revisions and the log that the first one signed.
-    """
-    path, passphrase = folder / SERVER_KEY, passphrase_in(SERVER_PASSPHRASE)
-    with state.transaction() as tx:  # so that of several first starts one makes the key
-        enrolled = {row.key_id for row in tx.list_keys(role="server")}
-        if not path.exists() and not enrolled:
-            save_key(generate_key(), path, passphrase=passphrase)
-        if not path.exists():
-            raise ConfigError(f"the server's key {path} is gone", mend="restore it from a backup")
-        if passphrase:
-            lock_key(path, passphrase)
-        key = load_key(path, passphrase=passphrase, variable=SERVER_PASSPHRASE)
-        public = key.public_key
-        if enrolled and public.key_id not in enrolled:
-            raise ConfigError(f"{path} is not the key that this state was made with",
-                              mend="restore it from a backup")  # fmt: skip
-        if not enrolled:
-            now = _now_ms()
-            tx.put_key(KeyRow(key_id=public.key_id, name="server", role="server",
-                              public=public.raw, enrolled_at=now))  # fmt: skip
-            tx.audit("key.enrolled", at=now, body={"key_id": public.key_id, "role": "server"})
-    return Identity(key=key, attester=attester_of(folder, session=public.key_id))
 
 
 def init_state(folder: Path, *, toml: bytes, signature: Signature, root_public: PublicKey) -> str:
@@ -123,11 +61,11 @@ def init_state(folder: Path, *, toml: bytes, signature: Signature, root_public: 
 def enrol_people(policy: Policy, tx: Transaction, *, at: int) -> None:
     """Enrols the keys that a policy lists; those that none lists any more are `retired`."""
     known = {row.key_id: row for row in tx.list_keys()}
-    listed = {person.key_id for person in (*policy.approvers, *policy.operators)}
+    listed = {person.key_id for people in policy.people.values() for person in people}
     for row in known.values():
-        if row.role in ("approver", "operator") and row.key_id not in listed:
+        if row.role in policy.people and row.key_id not in listed:
             tx.put_key(replace(row, role="retired"))
-    for role, people in (("approver", policy.approvers), ("operator", policy.operators)):
+    for role, people in policy.people.items():
         for person in people:
             before = known.get(person.key_id)
             row = KeyRow(
@@ -149,6 +87,7 @@ def render_policy(
     *,
     approvers: Sequence[Approver],
     operator: Approver | None = None,
+    held: tuple[Approver, Approver] | None = None,
     k: int = 2,
     rollback_k: int = 2,
     state: str = "",
@@ -156,27 +95,52 @@ def render_policy(
     """Returns the development profile's commented text; `parse_policy` says if it is valid.
 
     Args:
+        held: evaluator and attester; without them the text leaves both to the server's own key.
         state: what names the state, 32 hex digits; a new name if it is left out.
     """
-    # TOML reads JSON's strings as they are.
-    listed, operators = (
-        "\n".join(
-            f"  {{ name = {json.dumps(a.name, ensure_ascii=False)}, "
-            f'public = "{a.public.raw}", expires = {a.expires} }},'
-            for a in group
-        )
-        for group in (approvers, [operator] if operator else [])
-    )
     template = resources.files("cambium.serve").joinpath("development_policy.toml")
     text = template.read_text(encoding="utf-8")
     values = {
         "state": state or secrets.token_hex(16),
         "k": str(k),
         "rollback_k": str(rollback_k),
-        "approvers": listed,
-        "operators": operators,
+        "approvers": _listed(approvers),
+        "operators": _listed([operator] if operator else []),
+        "roles": _roles(*held) if held else "",
     }
     return text.format_map(values).encode("utf-8")
+
+
+_ROLES = """
+# Evidence of the gates counts where k evaluators have signed it, and what is attested where k
+# attesters have. The server signs with such keys where they lie in DIR/keys; other evaluators sign
+# with `cambium vouch`. A policy without these two tables leaves both to the server's own key, which
+# production refuses.
+[evaluators]
+k = 1
+list = [
+{evaluators}
+]
+
+[attesters]
+k = 1
+list = [
+{attesters}
+]
+"""
+
+
+def _roles(evaluator: Approver, attester: Approver) -> str:
+    return _ROLES.format(evaluators=_listed([evaluator]), attesters=_listed([attester]))
+
+
+def _listed(people: Sequence[Approver]) -> str:
+    # TOML reads JSON's strings as they are.
+    return "\n".join(
+        f"  {{ name = {json.dumps(a.name, ensure_ascii=False)}, "
+        f'public = "{a.public.raw}", expires = {a.expires} }},'
+        for a in people
+    )
 
 
 def policy_in_force(config: ServerConfig, state: State) -> Policy | None:

@@ -175,7 +175,7 @@ def check_domain(domain: str, *, policy: Policy | None, tenant: str) -> None:
             f"{domain[:80]!r} cannot name a domain", mend="use letters, digits, '.', '_', '-'"
         )
     if policy is not None and not policy.allows_domain(domain, tenant=tenant):
-        mine = [name for name in policy.domains if policy.may_use(name, tenant)]
+        mine = [name for name in policy.domains.allowed if policy.may_use(name, tenant)]
         raise DomainNotFound(
             f"the policy does not list domain {domain!r} for {tenant!r}", mend=f"use one of {mine}"
         )

@@ -16,10 +16,19 @@ from cambium.core.nouns import ProposalState
 from cambium.evals.gates import GateContext
 from cambium.learn.consolidate import ConsolidateConfig
 from cambium.learn.examples import Example, parse_example
-from cambium.lifecycle.evidence import evidence_root, look_statements
+from cambium.lifecycle.evidence import evidence_root, is_void, look_statements
 from cambium.lifecycle.gates import judge, used_items
 from cambium.lifecycle.ledger import find_overdraft
-from cambium.lifecycle.proposal import FINAL, Broke, Frozen, LookTaken, Proposal
+from cambium.lifecycle.proposal import (
+    FINAL,
+    FROZEN,
+    Broke,
+    EvidenceVoid,
+    Frozen,
+    LookTaken,
+    Proposal,
+)
+from cambium.lifecycle.situation import Situation
 from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.adapter_kinds import config_from
 from cambium.models.anchors import Anchor, from_json
@@ -35,7 +44,6 @@ from cambium.serve.publish import Published
 from cambium.serve.spans import span
 from cambium.serve.store.records import EvidenceRow, VersionRecord
 from cambium.serve.store.transaction import Transaction
-from cambium.trust.dsse import seal
 from cambium.trust.policy import Policy
 
 ANCHORS_META = "anchors:"
@@ -133,6 +141,8 @@ class Checker:
                 return True
             if filed.proposal.state is ProposalState.CHECKING:
                 return self._look(filed, bank)
+            if filed.proposal.state in FROZEN:
+                return self._with_counting_looks(filed, bank) is not filed
         except Overtaken:
             return True
         return False
@@ -154,7 +164,8 @@ class Checker:
     @span("consolidate")
     def _consolidate(self, filed: Filed, bank: Bank) -> None:
         # As when it was filed: that may have been long ago, and in another process.
-        self._proposals.attest(measurement=filed.proposal.source_digest)
+        head = bank.revision
+        self._proposals.need_attested(head, measurement=filed.proposal.source_digest)
         progress = self._progress.setdefault(filed.proposal.id, Progress())
         inputs = self.inputs(filed)
         progress.stage, progress.share = "writing anchors", 0.0
@@ -190,6 +201,7 @@ class Checker:
     def _look(self, filed: Filed, bank: Bank) -> bool:
         """Takes one look; returns whether another could say more."""
         policy = self._proposals.need_policy()
+        filed = self._with_counting_looks(filed, bank)
         proposal = filed.proposal
         self._check_ledger(proposal, policy)
         progress = self._progress.setdefault(proposal.id, Progress())
@@ -208,14 +220,27 @@ class Checker:
         errors = {v.gate: v.why for v in verdicts if v.outcome is Outcome.ERROR}
         with self._unless_overtaken(filed) as (current, tx):
             self._check_ledger(proposal, policy)  # others may have begun meanwhile
-            root = self._sign_evidence(proposal, verdicts, tx)
+            situation = self._proposals.situation(bank.revision, measurement=bank.revision.digest)
+            root = self._sign_evidence(proposal, verdicts, situation, tx)
             tx.clear_approvals(proposal.id)
             event = LookTaken(verdicts=verdicts, evidence_root=root)
             self._proposals.move(replace(current, errors=errors), event, tx, kind="proposal.look")
         for verdict in verdicts:
             self._count(verdict.gate, str(verdict.outcome))
         # A gate that cannot be measured will not be measured better at once.
-        return not errors.keys() - proposal.waived(policy.k)
+        return not errors.keys() - proposal.waived(policy.approvers.k)
+
+    def _with_counting_looks(self, filed: Filed, bank: Bank) -> Filed:
+        """Returns the proposal without its looks, where what signed them counts no more."""
+        if not filed.proposal.looks:
+            return filed
+        situation = self._proposals.situation(bank.revision, measurement=bank.revision.digest)
+        with self._unless_overtaken(filed) as (current, tx):
+            if not is_void(self._proposals.evidence(current.proposal, tx), situation):
+                return filed
+            tx.clear_approvals(filed.proposal.id)
+            anew = replace(current, errors={})
+            return self._proposals.move(anew, EvidenceVoid(), tx, kind="proposal.evidence_void")
 
     def _check_ledger(self, proposal: Proposal, policy: Policy) -> None:
         """Refuses to begin looks that this release line can no longer pay for."""
@@ -225,15 +250,13 @@ class Checker:
             raise BudgetExceeded(overdraft, mend="see `ledger` of GET /proposals/{id}")
 
     def _sign_evidence(
-        self, proposal: Proposal, verdicts: Sequence[Verdict], tx: Transaction
+        self, proposal: Proposal, verdicts: Sequence[Verdict], situation: Situation, tx: Transaction
     ) -> str:
         envelopes = self._proposals.evidence(proposal, tx)
         look = len(proposal.looks)
-        statements = look_statements(
-            proposal, verdicts, look=look, policy=self._proposals.need_policy()
-        )
+        statements = look_statements(proposal, verdicts, look=look, policy=situation.policy)
         for verdict, statement in zip(verdicts, statements, strict=True):
-            envelope = seal(self._proposals.identity.key, statement)
+            envelope = self._proposals.identity.record(statement, situation, tx)
             envelopes.append(envelope)
             tx.add_evidence(
                 EvidenceRow(

@@ -46,7 +46,7 @@ from cambium.serve.bank import stored_bytes
 from cambium.serve.errors import StorageFull, SystemKilled
 from cambium.serve.jobs import AWAY, JobRunner
 from cambium.serve.proposals import Proposals
-from cambium.serve.publish import verified_revision
+from cambium.serve.revision_records import verified_revision
 
 DRIFT_META = "drift:"
 JOB = "drift"
@@ -206,8 +206,7 @@ class DriftTracker:
     def _line(self) -> list[MergeStep]:
         """Returns every merge, oldest first, each with the one domain that it changed."""
         with self.proposals.state.read() as tx:
-            rows = tx.list_revisions()
-        public = self.proposals.identity.key.public_key
+            rows, public = tx.list_revisions(), self.proposals.identity.key_in(tx).public_key
         return merges([verified_revision(row, public) for row in rows])
 
     def _kept(self, step: MergeStep) -> RevisionDrift | None:

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 
 from cambium.core.errors import CambiumError, IllegalTransition
-from cambium.core.nouns import DEFAULT_TENANT, AdapterState, tenant_of
+from cambium.core.nouns import DEFAULT_TENANT, tenant_of
 from cambium.evals.alignment_pairs import AlignmentMonitor
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.manifest import manifest
@@ -19,6 +19,7 @@ from cambium.learn.replay_buffer import ReplayBuffer
 from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.training_model import TrainingModel
+from cambium.serve.adapter_states import AdapterState
 from cambium.serve.bank import Bank, parent_of, stored_bytes
 from cambium.serve.bounds import LearnCall, check_adapter, check_call, check_result, check_room
 from cambium.serve.errors import (

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from cambium.core.errors import CambiumError, DataError, NotFound, TrustError
+from cambium.core.errors import CambiumError, DataError, TrustError
+
+
+class NotFound(CambiumError, code="not_found"):
+    """A name that nothing answers to."""
 
 
 class NotUtf8(DataError, code="not_utf8"):

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from cambium.core.canonical import canonical_json
-from cambium.core.errors import NotFound
 from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.lora import concatenated, to_bytes
 from cambium.serve.bank import stored_bytes
-from cambium.serve.errors import AdapterNotFound
+from cambium.serve.errors import AdapterNotFound, NotFound
 from cambium.serve.model_signing import SIGNATURE_FILE
-from cambium.serve.publish import verified_revision
 from cambium.serve.quarantined import refuse_quarantined
+from cambium.serve.revision_records import verified_revision
 
 if TYPE_CHECKING:
     from cambium.serve.runtime import Runtime
@@ -71,8 +70,9 @@ def export_revision(runtime: Runtime, number: int) -> dict[str, bytes]:
         AdapterQuarantined: it holds what was taken out of service.
         SignatureInvalid, DigestMismatch: stored bytes are not what was signed.
     """
-    state, server = runtime.state, runtime.identity.key.public_key
+    state = runtime.state
     with state.read() as tx:
+        server = runtime.identity.key_in(tx).public_key
         row = tx.get_revision(number)
         revision = verified_revision(row, server)
         versions = {}

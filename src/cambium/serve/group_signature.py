@@ -19,12 +19,14 @@ def group_signature(policy: Policy, signatures: Sequence[Signature]) -> str | No
     Raises:
         SignatureInvalid: they do not combine, though each was found good.
     """
-    index = {approver.key_id: i for i, approver in enumerate(policy.approvers, start=1)}
-    parts = [s for s in signatures if s.key_id in index][: policy.k]
-    if not policy.group or len(parts) < policy.k:
+    index = {approver.key_id: i for i, approver in enumerate(policy.approvers.list, start=1)}
+    parts = [s for s in signatures if s.key_id in index][: policy.approvers.k]
+    if not policy.approvers.group or len(parts) < policy.approvers.k:
         return None
     combined = combine({index[s.key_id]: bytes.fromhex(s.signature) for s in parts})
-    if not verify(bytes.fromhex(policy.group), canonical_json(parts[0].act.to_json()), combined):
+    if not verify(
+        bytes.fromhex(policy.approvers.group), canonical_json(parts[0].act.to_json()), combined
+    ):
         raise SignatureInvalid(
             "the parts do not make the group's signature", mend="sign again, all on one day"
         )

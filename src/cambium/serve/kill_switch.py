@@ -5,6 +5,9 @@ outside: it is written before anything else, and `cambium kill --state DIR` writ
 server. The database keeps the fact too, so that removing the file revives nothing. A file that
 does not verify, or was signed before the last revival, kills nothing and is said in the log.
 
+With the kill's record the server's key is revoked and another comes into office, which the record
+names: whoever revives lets it in. Until then it signs what is logged and nothing else.
+
 Where several processes share the state, each watches the file and the database: a kill in one is a
 kill in all, and so is a revival. Each says beside its lock that it has obeyed. A database that does
 not answer delays no kill: who may order one is known from when it last did.
@@ -30,15 +33,18 @@ from cambium.core.errors import (
 )
 from cambium.core.nouns import Signature
 from cambium.lifecycle.kill import Killed, Standing, authorise_kill, authorise_revival
+from cambium.lifecycle.situation import Counting
 from cambium.serve.errors import NotCurrent, StateUnreachable, SystemKilled
 from cambium.serve.group_signature import group_signature
+from cambium.serve.identity import Identity, succeed
 from cambium.serve.log_head import sign_newest
 from cambium.serve.rules import Rules
+from cambium.serve.signed_records import signature_from_json
 from cambium.serve.store.failures import known_errors
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
-from cambium.trust.acts import signature_from_json, signature_to_json
-from cambium.trust.keys import PublicKey, SigningKey
+from cambium.trust.acts import signature_to_json
+from cambium.trust.keys import PublicKey
 from cambium.trust.quorum import Approver
 
 KILL_FILE = "kill.json"
@@ -64,13 +70,13 @@ class KillSwitch:
         state: State,
         *,
         rules: Rules,
-        server_key: SigningKey,
+        identity: Identity,
         now_ms: Callable[[], int],
     ) -> None:
         self._rules = rules
         self._file = folder / KILL_FILE
         self._state = state
-        self._key = server_key
+        self._identity = identity
         self._now_ms = now_ms
         self._killed: Killed | None = None
         self._recorded = False
@@ -100,7 +106,7 @@ class KillSwitch:
     def serves_base(self) -> bool:
         """Returns whether the bare base answers while the system is killed."""
         policy = self._rules.policy
-        return policy is not None and policy.after_kill == "base"
+        return policy is not None and policy.kill.then == "base"
 
     def error(self) -> SystemKilled:
         """Returns what is told to whoever asks for more than is left."""
@@ -190,14 +196,13 @@ class KillSwitch:
                 if row is None or row.digest != policy.digest:
                     raise NotCurrent("another process has changed the policy",
                                      mend="sign again what GET /kill shows now")  # fmt: skip
-                counted = authorise_revival(
-                    killed,
-                    signatures,
+                counting = Counting(
                     policy=policy,
-                    revoked=_revoked(tx),
                     state_version=tx.state_version(),
                     now=self._now_ms() // 1000,
+                    revoked_keys=_revoked(tx),
                 )
+                counted = authorise_revival(killed, signatures, counting=counting)
                 version = tx.bump_state_version()
                 tx.set_meta(REVIVED_META, value=str(version))
                 tx.delete_meta(KILL_META)
@@ -205,6 +210,7 @@ class KillSwitch:
                 group = group_signature(policy, counted)
                 body: dict[str, object] = {
                     "kill": killed.digest,
+                    "server": self._identity.key_in(tx).public_key.raw,
                     "signatures": signed,
                     "group_signature": group,
                 }
@@ -222,11 +228,12 @@ class KillSwitch:
         standing = self._standing_now()
         return {
             "killed": killed is not None,
-            "then": policy.after_kill if policy else None,
+            "then": policy.kill.then if policy else None,
             "policy_digest": policy.digest if policy else None,
             "state_version": standing.versions[-1],
             "target": list(standing.targets)[-1] if standing.targets else None,
-            "digest": killed.digest if killed else None,
+            # What a revival signs names the next server's key, which the record does.
+            "digest": killed.digest if killed and self._recorded else None,
             **(killed.to_json() if killed else {}),
         }
 
@@ -305,7 +312,7 @@ class KillSwitch:
     def _standing_in(self, tx: Transaction) -> Standing:
         """Returns who may kill, also with a key that expires, and what an order may name."""
         policy, revoked = self._rules.policy, _revoked(tx)
-        listed = (*policy.approvers, *policy.operators) if policy else ()
+        listed = (*policy.approvers.list, *policy.kill.operators) if policy else ()
         root = [Approver(name=k.name, public=PublicKey(raw=k.public))
                 for k in tx.list_keys(role="root")]  # fmt: skip
         people = [p for p in (*listed, *root) if p.key_id not in revoked]
@@ -326,11 +333,20 @@ class KillSwitch:
             with self._state.transaction() as tx:
                 recorded = _recorded(tx)
                 if recorded is None and not _is_lifted(killed, tx):
-                    tx.set_meta(KILL_META, value=canonical_json(killed.to_json()).decode())
-                    tx.bump_state_version()
-                    self._audit(tx, "system.killed", killed.to_json())
-                    recorded = killed
+                    recorded = self._put_on_record(killed, tx)
+            self._identity.settle(self._state)
             self._settle(recorded)
+
+    def _put_on_record(self, killed: Killed, tx: Transaction) -> Killed:
+        """Writes the kill down and revokes the server's key, whose last signature is under it."""
+        now, old = self._now_ms(), self._identity.key_in(tx)
+        new = self._identity.prepare_successor(tx)
+        killed = replace(killed, server=new.public_key.raw)
+        tx.set_meta(KILL_META, value=canonical_json(killed.to_json()).decode())
+        tx.bump_state_version()
+        tx.audit("system.killed", body=killed.to_json(), at=now)
+        succeed(tx, old, new, at=now)
+        return killed
 
     def _follow(self) -> None:
         """Obeys what another process has recorded: a kill, or that it was lifted."""
@@ -354,7 +370,10 @@ class KillSwitch:
 
     def _settle(self, recorded: Killed | None) -> None:
         """Takes over what the state says; whoever ordered it from outside is told."""
-        if recorded != self._killed:
+        known = self._killed
+        if recorded and known and recorded.signature == known.signature:
+            self._killed = recorded  # the same order: nobody has to be told again
+        elif recorded != known:
             self._set(recorded)
         self._changes += 1
         self._recorded = recorded is not None
@@ -362,7 +381,7 @@ class KillSwitch:
 
     def _audit(self, tx: Transaction, kind: str, body: dict[str, object]) -> None:
         tx.audit(kind, body=body, at=self._now_ms())
-        sign_newest(tx, self._key)
+        sign_newest(tx, self._identity.key_in(tx))
 
 
 def write_kill_file(path: Path, reason: str, signatures: Sequence[Signature]) -> None:
@@ -418,6 +437,7 @@ def _from_json(record: dict[str, Any]) -> Killed:
         reason=record["reason"],
         name=record["name"],
         signature=signature_from_json(record["signature"]),
+        server=record.get("server", ""),
     )
 
 

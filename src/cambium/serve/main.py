@@ -92,4 +92,13 @@ def describe(runtime: Runtime) -> list[str]:
             f"policy {runtime.policy.digest} ({runtime.policy.profile}), "
             f"attestation {runtime.identity.attestation_label}"
         )
+        if left := " and ".join(runtime.rules.left_to_the_server):
+            lines.append(
+                f"the policy names no {left}: "
+                + (
+                    "in production nothing can be merged or rolled back until one does"
+                    if runtime.policy.profile == "production"
+                    else "the server's own key is both the gates' and the attestation's"
+                )
+            )
     return lines

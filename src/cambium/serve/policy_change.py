@@ -95,7 +95,7 @@ def change_policy(
             }
             # Not `proposals.log`, which a kill ends: approvers may be needed who can revive.
             tx.audit("policy.changed", body=body, at=now)
-            sign_newest(tx, proposals.identity.key)
+            sign_newest(tx, proposals.identity.key_in(tx))
         rules.policy = policy
     said = ("policy", "version", "widens", "root", "ended", "state_version")
     return {"digest" if name == "policy" else name: body[name] for name in said}

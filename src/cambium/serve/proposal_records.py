@@ -11,8 +11,9 @@ from cambium.core.evidence import Measurement, Outcome, Verdict
 from cambium.core.nouns import ProposalState
 from cambium.lifecycle.proposal import Proposal, Waived
 from cambium.serve.errors import StateCorrupt
+from cambium.serve.signed_records import signature_from_json
 from cambium.serve.store.records import ProposalRow
-from cambium.trust.acts import signature_from_json, signature_to_json
+from cambium.trust.acts import signature_to_json
 
 
 @dataclass(frozen=True, kw_only=True)

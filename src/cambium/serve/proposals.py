@@ -8,17 +8,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from cambium.core.nouns import ProposalState
+from cambium.core.errors import AttestationRefused
+from cambium.core.nouns import ProposalState, Revision
+from cambium.lifecycle.blockers import find_attestation_refusal
 from cambium.lifecycle.proposal import FINAL, Event, Proposal, advance
-from cambium.serve.bootstrap import Identity
+from cambium.lifecycle.situation import Situation
+from cambium.serve.identity import Identity
 from cambium.serve.kill_switch import KillSwitch
 from cambium.serve.log_head import sign_newest
 from cambium.serve.proposal_records import Filed, from_row, to_row
+from cambium.serve.quarantined import quarantined
 from cambium.serve.rules import Rules
-from cambium.serve.store.records import ProposalHead, ProposalRow
+from cambium.serve.store.records import EvidenceRow, ProposalHead, ProposalRow
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
-from cambium.trust.attestation import AttestationResult
 from cambium.trust.policy import Policy
 
 # Records are long, and lists read the same ones again and again.
@@ -49,16 +52,49 @@ class Proposals:
         """
         return self.rules.need()
 
-    def attest(self, *, measurement: str) -> AttestationResult:
-        """Returns a fresh appraisal of this process.
+    def situation(self, head: Revision, *, measurement: str) -> Situation:
+        """Returns what holds now, with a fresh attestation where one can be made.
+
+        Args:
+            head: the revision that is served.
+            measurement: digest of what is to be attested.
+
+        Raises:
+            PolicyMissing: this state has no policy.
+        """
+        with self.state.read() as tx:
+            holding = Situation(
+                policy=self.need_policy(),
+                state_version=tx.state_version(),
+                now=self.now_ms() // 1000,
+                revoked_keys=frozenset(
+                    k.key_id for k in tx.list_keys() if k.revoked_at is not None
+                ),
+                head=head,
+                server=self.identity.key_in(tx).public_key,
+                attestation=None,
+                quarantined=quarantined(tx),
+                killed=self.kill.killed is not None,
+            )
+            if holding.killed:
+                return holding
+            try:
+                result = self.identity.attest(holding, tx, measurement=measurement)
+            except AttestationRefused:
+                return holding  # lifecycle says so among what blocks
+        return replace(holding, attestation=result)
+
+    def need_attested(self, head: Revision, *, measurement: str) -> None:
+        """Returns where what is to be done is attested as the policy in force demands.
 
         Raises:
             SystemKilled: nothing is attested any more.
             PolicyMissing, AttestationRefused: the policy does not accept it.
         """
         self.kill.check()
-        now = self.now_ms() // 1000
-        return self.identity.attest(self.need_policy(), measurement=measurement, now=now)
+        if why := find_attestation_refusal(self.situation(head, measurement=measurement)):
+            raise AttestationRefused(f"attestation refused: {why}",
+                                     mend="attest with what the policy accepts")  # fmt: skip
 
     def get(self, proposal_id: str) -> Filed:
         """Returns a filed proposal.
@@ -169,7 +205,7 @@ class Proposals:
         """
         self.kill.check_recorded(tx)
         tx.audit(kind, body=body, at=self.now_ms())
-        sign_newest(tx, self.identity.key)
+        sign_newest(tx, self.identity.key_in(tx))
 
     def evidence(self, proposal: Proposal, tx: Transaction) -> list[dict[str, object]]:
         """Returns the envelopes of the proposal's looks against its present parent, in order.
@@ -177,9 +213,18 @@ class Proposals:
         Looks against an earlier parent stay stored, but speak of another comparison. Nothing is
         verified here: `lifecycle.evidence.check_evidence` does that.
         """
+        return [row.envelope for row in self.evidence_rows(proposal, tx)]
+
+    def evidence_rows(self, proposal: Proposal, tx: Transaction) -> list[EvidenceRow]:
+        """Returns the rows of `evidence`; where looks began anew, the newest of each."""
         order = {spec.name: i for i, spec in enumerate(self.need_policy().gates)}
-        rows = sorted(tx.list_evidence(proposal.id), key=lambda r: (r.look, order.get(r.gate, -1)))
-        return [r.envelope for r in rows if _parent_of(r.envelope) == proposal.parent_digest]
+        rows = sorted(tx.list_evidence(proposal.id), key=lambda r: r.at)
+        newest = {
+            (row.look, order.get(row.gate, -1)): row
+            for row in rows
+            if row.look < len(proposal.looks) and _parent_of(row.envelope) == proposal.parent_digest
+        }
+        return [newest[place] for place in sorted(newest)]
 
 
 def _parent_of(envelope: dict[str, object]) -> object:

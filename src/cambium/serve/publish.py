@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cambium.core.canonical import canonical_json
-from cambium.core.errors import ConfigError, DigestMismatch, SignatureInvalid
+from cambium.core.errors import ConfigError, DigestMismatch
 from cambium.core.nouns import Revision
 from cambium.lifecycle.publish import PublishOrder, authorise_genesis
 from cambium.models.base import BaseModel
 from cambium.models.lora import to_bytes
 from cambium.serve.bank import Bank, load_bank
-from cambium.serve.bootstrap import Identity
+from cambium.serve.identity import Identity
+from cambium.serve.revision_records import signed_row, verified_revision
 from cambium.serve.store.records import RevisionRow
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
-from cambium.trust.keys import PublicKey
+from cambium.trust.keys import SigningKey
 from cambium.trust.policy import Policy
 
 
@@ -50,7 +50,7 @@ class Published:
 
     def commit(self, order: PublishOrder, tx: Transaction, *, at: int) -> RevisionRow:
         """Writes the ordered revision, signed by the server, into a transaction."""
-        row = signed_row(order.revision, self._identity, at=at)
+        row = signed_row(order.revision, self._identity.key_in(tx), at=at)
         tx.add_revision(row)
         return row
 
@@ -73,7 +73,7 @@ class Published:
         served, head = self._bank.revision, tx.head_revision()
         if head is None or head.digest == served.digest:
             return
-        revisions = _verified_line(tx.list_revisions(), self._identity)
+        revisions = _verified_line(tx.list_revisions(), self._identity.key_in(tx))
         if served.digest not in {revision.digest for revision in revisions}:
             raise DigestMismatch(f"the state has no revision {served.number} that is served here",
                                  mend="restore the state from a backup")  # fmt: skip
@@ -111,9 +111,9 @@ def open_bank(
         rows = tx.list_revisions()
     if not rows:
         order = authorise_genesis(base_digest=base.digest, policy=policy, now=now_ms // 1000)
-        row = signed_row(order.revision, identity, at=now_ms)
         with state.transaction() as tx:
             if tx.head_revision() is None:  # no other process was first
+                row = signed_row(order.revision, identity.key_in(tx), at=now_ms)
                 tx.add_revision(row)
                 body: dict[str, object] = {
                     "revision": row.number,
@@ -122,7 +122,7 @@ def open_bank(
                 }
                 tx.audit("revision.genesis", at=now_ms, body=body)
             rows = tx.list_revisions()
-    revision = _verified_line(rows, identity)[-1]
+    revision = _verified_line(rows, identity.key)[-1]
     if revision.base_digest != base.digest:
         raise ConfigError(
             f"this state was made on base {revision.base_digest}, not {base.digest}",
@@ -131,48 +131,9 @@ def open_bank(
     return Published(load_bank(revision, state, base), state=state, base=base, identity=identity)
 
 
-def signed_row(revision: Revision, identity: Identity, *, at: int) -> RevisionRow:
-    """Returns a revision as it is stored: manifest, digest and the server's signature."""
-    manifest = revision.manifest()
-    signature: dict[str, object] = {
-        "key_id": identity.key.key_id,
-        "signature": identity.key.sign(canonical_json(manifest)),
-    }
-    return RevisionRow(
-        number=revision.number,
-        digest=revision.digest,
-        manifest=manifest,
-        signature=signature,
-        at=at,
-    )
-
-
-def verified_revision(row: RevisionRow, server_public: PublicKey) -> Revision:
-    """Returns a stored revision whose signature and digest hold.
-
-    The key is the one in the server's hands: keys in the same database would vouch for whoever
-    can write to it.
-
-    Raises:
-        SignatureInvalid: the server's key did not sign this manifest.
-        DigestMismatch: the row's digest or number is another one.
-    """
-    signature = row.signature.get("signature")
-    if not isinstance(signature, str) or not server_public.verify(
-        canonical_json(row.manifest), signature
-    ):
-        raise SignatureInvalid(f"revision {row.number} is not signed by this state's server",
-                               mend="restore the state from a backup")  # fmt: skip
-    revision = Revision.from_manifest(row.manifest)
-    if (revision.digest, revision.number) != (row.digest, row.number):
-        raise DigestMismatch(f"revision {row.number} differs from its digest",
-                             mend="restore the state from a backup")  # fmt: skip
-    return revision
-
-
-def _verified_line(rows: Sequence[RevisionRow], identity: Identity) -> list[Revision]:
+def _verified_line(rows: Sequence[RevisionRow], key: SigningKey) -> list[Revision]:
     """Returns the stored revisions, each verified and each on the one before."""
-    revisions = [verified_revision(row, identity.key.public_key) for row in rows]
+    revisions = [verified_revision(row, key.public_key) for row in rows]
     parents = [None, *(revision.digest for revision in revisions)]
     for revision, parent in zip(revisions, parents, strict=False):
         if revision.parent != parent:

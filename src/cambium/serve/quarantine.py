@@ -7,14 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from cambium.core.errors import IllegalTransition
-from cambium.core.nouns import AdapterState, Revision, Signature
-from cambium.lifecycle.blockers import Situation
+from cambium.core.nouns import Revision, Signature
 from cambium.lifecycle.revoke import authorise_quarantine
+from cambium.lifecycle.situation import Situation
+from cambium.serve.adapter_states import AdapterState
 from cambium.serve.errors import RevisionNotFound
 from cambium.serve.group_signature import group_signature
 from cambium.serve.proposals import Proposals
-from cambium.serve.publish import verified_revision
 from cambium.serve.quarantined import KIND, add_quarantined
+from cambium.serve.revision_records import verified_revision
 from cambium.serve.revocation import MAX_REASON_CHARS
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.acts import signature_to_json
@@ -83,7 +84,7 @@ def _verified(
     rows = {row.number: row for row in tx.list_revisions()}
     if number not in rows:
         raise RevisionNotFound(f"there is no revision {number}", mend="see GET /revisions")
-    public = proposals.identity.key.public_key
+    public = proposals.identity.key_in(tx).public_key
     before = rows.get(number - 1)
     return (
         verified_revision(rows[number], public),

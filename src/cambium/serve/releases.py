@@ -19,10 +19,11 @@ from cambium.serve.following import Following
 from cambium.serve.group_signature import group_signature
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import Proposals
-from cambium.serve.publish import Published, verified_revision
+from cambium.serve.publish import Published
 from cambium.serve.quarantine import quarantine_revision
 from cambium.serve.quarantined import quarantined
 from cambium.serve.review import Review
+from cambium.serve.revision_records import verified_revision
 from cambium.serve.situation import situation_now
 from cambium.serve.spans import span
 from cambium.serve.store.records import RevisionRow
@@ -69,7 +70,6 @@ class Releases:
                     filed.proposal,
                     situation=situation_now(self._proposals, self._published),
                     evidence=self._proposals.evidence(filed.proposal, tx),
-                    server_public=self._proposals.identity.key.public_key,
                     router_digest=filed.router_digest or "",
                 )
                 bank, reopened = self._write(order, tx, merged=filed)
@@ -147,6 +147,7 @@ class Releases:
             "digest": row.digest,
             "reason": order.reason,
             "attestation": to_ear(order.attestation) if order.attestation else None,
+            "attested": order.attestation.envelope() if order.attestation else None,
             "signatures": [signature_to_json(s) for s in order.signatures],
             "group_signature": group_signature(self._proposals.need_policy(), order.signatures),
             "state_version": version,
@@ -188,7 +189,7 @@ class Releases:
         rows = {row.number: row for row in tx.list_revisions()}
         if number not in rows:
             raise RevisionNotFound(f"there is no revision {number}", mend="see GET /revisions")
-        return verified_revision(rows[number], self._proposals.identity.key.public_key)
+        return verified_revision(rows[number], self._proposals.identity.key_in(tx).public_key)
 
 
 def served_digest(served: dict[str, str]) -> str:

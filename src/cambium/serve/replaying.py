@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from cambium.core.errors import DataError
-from cambium.core.nouns import Revision
 from cambium.learn.lesson import LearnConfig, Learner
 from cambium.learn.manifest import machine, replay
 from cambium.models.lora import fresh_lora, read_config, to_bytes
@@ -17,6 +16,7 @@ from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.errors import AdapterExpired, AdapterNotFound
 from cambium.serve.lessons import fresh_seed, kept_example, windows_of
 from cambium.serve.proposal_records import from_row
+from cambium.serve.revision_records import revision_from_manifest
 from cambium.serve.store.records import AdapterRecord
 from cambium.serve.store.state import State
 
@@ -115,7 +115,7 @@ def replay_candidate(
         made: dict[str, Any] = filed.made_from or {}
         if not made:
             raise DataError("this version has no manifest", mend="replay one frozen since")
-        revision = Revision.from_manifest(tx.get_revision(int(made["revision"])).manifest)
+        revision = revision_from_manifest(tx.get_revision(int(made["revision"])).manifest)
     again = checker.derive_again(filed, load_bank(revision, state, adapters.base))
     return ReplayedCall(
         call=1,

@@ -6,7 +6,7 @@ earlier ones. Whoever kept a checkpoint finds every trace that was changed, remo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cambium.core.canonical import canonical_json
@@ -60,13 +60,16 @@ def newest_signed(tx: Transaction, key: SigningKey) -> Checkpoint:
     return signed
 
 
-def forget_requests(state: State, key: SigningKey, *, before: int, now: int) -> int:
+def forget_requests(
+    state: State, key_in: Callable[[Transaction], SigningKey], *, before: int, now: int
+) -> int:
     """Deletes traces from before a time, says so in the log, and returns how many went.
 
     Their leaves stay. Only the beginning of the lane goes, up to the first leaf of a trace that is
     kept, so that one number in the log says which traces may be gone.
 
     Args:
+        key_in: says which key is the server's in a transaction.
         before, now: milliseconds since 1970, UTC.
     """
     with state.transaction() as tx:
@@ -75,7 +78,7 @@ def forget_requests(state: State, key: SigningKey, *, before: int, now: int) -> 
         if gone:
             body: dict[str, object] = {"up_to": up_to, "before": before, "traces": gone}
             tx.audit(FORGOTTEN, body=body, at=now)
-            sign_newest(tx, key)
+            sign_newest(tx, key_in(tx))
     return gone
 
 

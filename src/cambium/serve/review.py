@@ -14,13 +14,15 @@ from cambium.core.errors import (
     DigestMismatch,
     IllegalTransition,
 )
-from cambium.core.nouns import Action, Signature, tenant_of
+from cambium.core.nouns import Act, Action, Signature, tenant_of
 from cambium.evals.gates import documents_needed
 from cambium.learn.examples import kept_for_gates
-from cambium.lifecycle.blockers import Situation, blockers
+from cambium.lifecycle.blockers import blockers
+from cambium.lifecycle.evidence import is_void
 from cambium.lifecycle.ledger import series_cost, spent
 from cambium.lifecycle.proposal import FROZEN, Approved, Proposal, Rejected, Waived, advance
 from cambium.lifecycle.proposal import standings as gate_standings
+from cambium.lifecycle.situation import Situation
 from cambium.models.adapter_kinds import KINDS, AdapterConfig, config_record, kind_of
 from cambium.serve.approvers import need_approver
 from cambium.serve.behaviour import Describer
@@ -28,6 +30,7 @@ from cambium.serve.bounds import check_domain
 from cambium.serve.checking import Checker
 from cambium.serve.consolidation import check_kind
 from cambium.serve.ephemeral import EphemeralAdapters, LiveAdapter
+from cambium.serve.evaluating import EvidenceChecks
 from cambium.serve.jobs import JobRunner
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import UNDECIDED, Proposals
@@ -35,7 +38,10 @@ from cambium.serve.publish import Published
 from cambium.serve.situation import situation_now
 from cambium.serve.store.records import ApprovalRow, ExampleRecord, LearnRecord
 from cambium.serve.store.transaction import Transaction
-from cambium.trust.acts import Expectation, check_act, signature_to_json
+from cambium.trust.acts import (
+    check_act,
+    signature_to_json,
+)
 from cambium.trust.policy import Policy
 from cambium.trust.quorum import Approver
 
@@ -65,6 +71,7 @@ class Review:
         self._deciding = describer.deciding
         self.describer = describer
         self._spent: tuple[tuple[int, str], float] | None = None
+        self._evidence = EvidenceChecks(proposals)
 
     def propose(self, adapter: str, domain: str, kind: str | None = None) -> Filed:
         """Files a proposal to consolidate what an adapter learned into a domain.
@@ -95,7 +102,7 @@ class Review:
             )
         config = self._config(kind, domain, live)
         now = self.proposals.now_ms()
-        self.proposals.attest(measurement=record.digest)
+        self.proposals.need_attested(self._published.bank.revision, measurement=record.digest)
         kept = kept_for_gates([e.digest for e in examples], at_least=documents_needed(policy.gates))
         provenance = _provenance(examples, steps, config, kept)
         with self._deciding.transaction() as tx:
@@ -129,8 +136,15 @@ class Review:
     def resume(self) -> None:
         """Queues the jobs of proposals that a stop of the server left undecided."""
         for head, _ in self.proposals.heads():
-            if head.state in UNDECIDED:
+            if head.state in UNDECIDED or (head.state in FROZEN and self._is_void(head.id)):
                 self.enqueue(head.id)
+
+    def _is_void(self, proposal_id: str) -> bool:
+        """Returns whether a proposal has to be looked at anew; see `lifecycle.evidence.is_void`."""
+        proposal = self.proposals.get(proposal_id).proposal
+        situation = situation_now(self.proposals, self._published)
+        with self.proposals.state.read() as tx:
+            return is_void(self.proposals.evidence(proposal, tx), situation)
 
     def enqueue(self, proposal_id: str) -> None:
         """Queues the job that carries a proposal on."""
@@ -189,7 +203,10 @@ class Review:
                     f"another process works on proposal {proposal_id}", mend="wait for its looks"
                 )
             self.checker.one_look(proposal_id)
-        return self.proposals.get(proposal_id)
+        looked = self.proposals.get(proposal_id)
+        if looked.proposal.restarts > filed.proposal.restarts:
+            self.enqueue(proposal_id)  # its looks began anew, and one is seldom enough
+        return looked
 
     def approve(self, proposal_id: str, signature: Signature, *, comment: str = "") -> Filed:
         """Adds one person's approval, verified, to the proposal as it stands.
@@ -230,7 +247,7 @@ class Review:
     ) -> int:
         """Returns the time, in seconds, at which an approver's signature over this was verified."""
         approver, now = self._need_approver(signature, policy, tx)
-        expected = Expectation(action=action, target=target, policy=policy.digest,
+        expected = Act(action=action, target=target, policy=policy.digest,
                                state_version=tx.state_version())  # fmt: skip
         check_act(signature, public_key=approver.public, expected=expected, now=now)
         return now
@@ -260,7 +277,7 @@ class Review:
             moved = self.proposals.move(filed, event, tx, kind="proposal.waived", said=said)
             tx.clear_approvals(proposal_id)
         # One signature of several changes nothing yet, and a look is not taken for nothing.
-        if gate in moved.proposal.waived(policy.k) and moved.proposal.state in UNDECIDED:
+        if gate in moved.proposal.waived(policy.approvers.k) and moved.proposal.state in UNDECIDED:
             self.enqueue(proposal_id)
         return moved
 
@@ -286,14 +303,21 @@ class Review:
             return []
         policy = self.proposals.need_policy()
         situation = situation_now(self.proposals, self._published)
-        ledger = {"alpha": policy.alpha, "spent": self.spent(), "cost": series_cost(policy)}
+        ledger = {"alpha": policy.ledger.alpha, "spent": self.spent(), "cost": series_cost(policy)}
         with self.proposals.state.read() as tx:
             signed = tx.approvals_of([filed.proposal.id for filed in several])
         at = {
             proposal: {row.key_id: row.at // 1000 for row in rows}
             for proposal, rows in signed.items()
         }
-        return [self._view(filed, situation, ledger, at[filed.proposal.id]) for filed in several]
+        views: list[dict[str, Any]] = []
+        for filed in several:
+            proposal, id = filed.proposal, filed.proposal.id
+            blocked = list(blockers(proposal, situation))
+            if problem := self._evidence.problem(proposal, situation):
+                blocked.append(f"evidence: {problem}")
+            views.append(self._view(filed, situation, ledger, at[id]) | {"blockers": blocked})
+        return views
 
     def spent(self) -> float:
         """Returns what the looks of all proposals have cost of the policy's alpha.
@@ -314,7 +338,7 @@ class Review:
     ) -> dict[str, Any]:
         """Returns one of `views`; `at` is when each key signed, in seconds since 1970."""
         policy, proposal = situation.policy, filed.proposal
-        names = {a.key_id: a.name for a in policy.approvers}
+        names = {a.key_id: a.name for a in policy.approvers.list}
         progress = self.checker.progress(proposal.id)
         return {
             "id": proposal.id,
@@ -336,8 +360,7 @@ class Review:
                 {"key_id": s.key_id, "name": names.get(s.key_id, "unknown"), "at": at.get(s.key_id)}
                 for s in proposal.approvals
             ],
-            "quorum": {"k": policy.k, "n": len(policy.approvers)},
-            "blockers": list(blockers(proposal, situation)),
+            "quorum": {"k": policy.approvers.k, "n": len(policy.approvers.list)},
             "ledger": ledger,
             "reason": proposal.reason,
             "attestation": self.proposals.identity.attestation_label,
@@ -360,7 +383,7 @@ def _without_spent(proposal: Proposal, signature: Signature, policy: Policy, now
         a
         for a in proposal.approvals
         if a.act.expires > now
-        and not (policy.group and a.key_id == signature.key_id and a.act != signature.act)
+        and not (policy.approvers.group and a.key_id == signature.key_id and a.act != signature.act)
     ]
     return replace(proposal, approvals=tuple(kept))
 
@@ -380,7 +403,7 @@ def _write_approvals(proposal: Proposal, tx: Transaction, *, now: int) -> None:
 
 def _gate_views(proposal: Proposal, filed: Filed, situation: Situation) -> list[dict[str, Any]]:
     views = []
-    waived = proposal.waived(situation.policy.k)
+    waived = proposal.waived(situation.policy.approvers.k)
     for spec, gate in zip(
         situation.policy.gates, gate_standings(proposal, situation.policy), strict=True
     ):

@@ -7,8 +7,8 @@ from typing import Any
 
 from cambium.core.errors import IllegalTransition
 from cambium.core.nouns import Signature
-from cambium.lifecycle.blockers import Situation
 from cambium.lifecycle.revoke import authorise_revocation
+from cambium.lifecycle.situation import Situation
 from cambium.serve.following import Following
 from cambium.serve.group_signature import group_signature
 from cambium.serve.log_head import sign_newest
@@ -21,7 +21,7 @@ from cambium.trust.acts import signature_to_json
 from cambium.trust.keys import PublicKey
 from cambium.trust.quorum import Approver
 
-REVOCABLE = ("approver", "operator", "retired", "enrolled")
+REVOCABLE = ("approver", "operator", "evaluator", "attester", "retired", "enrolled")
 MAX_REASON_CHARS = 1000
 
 
@@ -105,14 +105,14 @@ def _revoke(
     }
     # Not `proposals.log`, which a kill ends: a stolen key goes before the others revive.
     tx.audit("key.revoked", body=body, at=now)
-    sign_newest(tx, proposals.identity.key)
+    sign_newest(tx, proposals.identity.key_in(tx))
     gone = {*situation.revoked_keys, key_id}
-    left = sum(a.key_id not in gone for a in policy.approvers)
+    left = sum(a.key_id not in gone for a in policy.approvers.list)
     return {
         "key_id": key_id,
         "name": row.name,
         "revoked_at": now,
         "state_version": version,
         "approvers_left": left,
-        "quorum": {"k": policy.k, "n": left},
+        "quorum": {"k": policy.approvers.k, "n": left},
     }

@@ -23,6 +23,12 @@ class Rules:
         """Returns what requests may teach; None without a signed policy."""
         return self.policy.traffic if self.policy else None
 
+    @property
+    def left_to_the_server(self) -> list[str]:
+        """Returns the roles that the policy in force names nobody for, so that its key has them."""
+        roles = ("evaluators", "attesters")
+        return [name for name in roles if self.policy and getattr(self.policy, name) is None]
+
     def need(self) -> Policy:
         """Returns the signed policy.
 

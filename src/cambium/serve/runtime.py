@@ -24,13 +24,14 @@ from cambium.serve.access import Access
 from cambium.serve.answering import Answering
 from cambium.serve.bank import Bank
 from cambium.serve.behaviour import Describer
-from cambium.serve.bootstrap import Identity, policy_in_force, server_identity, stored_policy
+from cambium.serve.bootstrap import policy_in_force, stored_policy
 from cambium.serve.checking import Checker
 from cambium.serve.config import ServerConfig
 from cambium.serve.consolidation import Consolidator
 from cambium.serve.drift import DriftTracker
 from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.following import Following
+from cambium.serve.identity import Identity, server_identity
 from cambium.serve.janitor import Janitor
 from cambium.serve.jobs import JobRunner, claims_on
 from cambium.serve.kill_switch import KillSwitch
@@ -108,7 +109,7 @@ class Runtime:
             self.state, self.base, identity=self.identity, policy=self.policy, now_ms=self.now_ms()
         )
         self.encoder = SentenceEncoder()
-        self.traces = TraceLane(self.state, self.identity.key)
+        self.traces = TraceLane(self.state, self.identity.key_in)
         self._opened.callback(self.traces.close)
         self.engine = Engine(self.base, EngineConfig(num_rows=config.num_rows))
         self._opened.callback(self.engine.close)
@@ -203,7 +204,7 @@ class Runtime:
             self.config.state,
             self.state,
             rules=self.rules,
-            server_key=self.identity.key,
+            identity=self.identity,
             now_ms=self.now_ms,
         )
         self._opened.callback(switch.close)
@@ -271,7 +272,8 @@ class Runtime:
     def _forget_traces(self) -> None:
         days, now = self.config.keep_traces_days, self.now_ms()
         if days is not None:
-            forget_requests(self.state, self.identity.key, before=now - days * DAY_MS, now=now)
+            before = now - days * DAY_MS
+            forget_requests(self.state, self.identity.key_in, before=before, now=now)
 
     @property
     def policy(self) -> Policy | None:
@@ -335,7 +337,7 @@ class Runtime:
         Raises:
             DataError: unknown scope.
         """
-        scopes = self.policy.scopes if self.policy else ("text",)
+        scopes = self.policy.scopes.names if self.policy else ("text",)
         if scope not in scopes:
             raise DataError(
                 f"the policy defines no scope {scope[:80]!r}", mend=f"use one of {list(scopes)}"
@@ -395,10 +397,10 @@ class Runtime:
         Raises:
             AuditBroken: it does not extend what was signed before.
         """
-        key = self.identity.key
         with self.state.transaction() as tx:
+            key = self.identity.key_in(tx)
             signed = newest_signed(tx, key) if lane == REQUESTS else sign_newest(tx, key)
-        return {**signed.__dict__, "public": self.identity.key.public_key.raw}
+        return {**signed.__dict__, "public": key.public_key.raw}
 
     def stop(self) -> None:
         """Ends what is under way, each between two of its steps; who waits is told `Stopped`."""

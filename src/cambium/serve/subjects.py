@@ -12,7 +12,7 @@ from cambium.evals.local_subject import LocalSubject
 from cambium.models.adapter import Adapter
 from cambium.serve.access import Caller
 from cambium.serve.bank import Bank, load_bank
-from cambium.serve.publish import verified_revision
+from cambium.serve.revision_records import verified_revision
 
 if TYPE_CHECKING:
     from cambium.serve.runtime import Runtime
@@ -110,8 +110,8 @@ class Subjects:
 
     def _revision(self, number: int) -> Revision:
         with self._runtime.state.read() as tx:
-            row = tx.get_revision(number)
-        return verified_revision(row, self._runtime.identity.key.public_key)
+            row, server = tx.get_revision(number), self._runtime.identity.key_in(tx)
+        return verified_revision(row, server.public_key)
 
     def check(self, name: str) -> None:
         """Returns while what answers to `name` may still be run.

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from cambium.core.errors import DataError, IllegalTransition, NotFound
-from cambium.serve.errors import Unauthenticated
+from cambium.core.errors import DataError, IllegalTransition
+from cambium.serve.errors import NotFound, Unauthenticated
 from cambium.serve.names import ADAPTER_NAME
 from cambium.serve.store.records import TokenRow
 from cambium.serve.store.state import State

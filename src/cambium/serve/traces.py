@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 
 from cambium.core.errors import CambiumError
@@ -18,6 +19,7 @@ from cambium.serve.errors import TraceNotFound
 from cambium.serve.request_log import log_requests
 from cambium.serve.store.records import TraceRow
 from cambium.serve.store.state import State
+from cambium.serve.store.transaction import Transaction
 from cambium.trust.keys import SigningKey
 
 FLUSH_S = 0.05
@@ -28,9 +30,10 @@ _log = logging.getLogger(__name__)
 class TraceLane:
     """Collects traces and writes them together from one thread."""
 
-    def __init__(self, state: State, key: SigningKey) -> None:
+    def __init__(self, state: State, key_in: Callable[[Transaction], SigningKey]) -> None:
+        """Takes the state and what says which key signs in a transaction."""
         self._state = state
-        self._key = key
+        self._key_in = key_in
         self._pending: OrderedDict[str, TraceRow] = OrderedDict()
         self._lock = threading.Lock()
         self.num_written = 0  # since the start; amendments count too
@@ -89,7 +92,7 @@ class TraceLane:
         try:
             with self._state.transaction() as tx:
                 tx.put_traces(batch)
-                log_requests(tx, batch, self._key)
+                log_requests(tx, batch, self._key_in(tx))
         except CambiumError as error:  # a full disk must not stop answers
             _log.warning("traces wait for the disk: %s", error.one_line())
             return

@@ -12,17 +12,16 @@ from typing import Any
 
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import DigestMismatch, IllegalTransition
-from cambium.core.nouns import Action, Signature
+from cambium.core.nouns import Act, Action, Signature
 from cambium.serve.approvers import need_approver, standing_approvers
 from cambium.serve.kill_switch import KillSwitch
 from cambium.serve.quarantined import quarantined
 from cambium.serve.rules import Rules
+from cambium.serve.signed_records import signature_from_json
 from cambium.serve.store.state import State
 from cambium.serve.store.transaction import Transaction
 from cambium.trust.acts import (
-    Expectation,
     check_act,
-    signature_from_json,
     signature_to_json,
 )
 from cambium.trust.policy import Policy
@@ -58,7 +57,7 @@ class WaitingSignatures:
                 raise DigestMismatch("the signature is for no rollback and no revival that can be",
                                      mend="sign what /line or /stop shows now")  # fmt: skip
             _refuse_barred(act.target, tx)
-            expected = Expectation(action=act.action, target=act.target, policy=policy.digest,
+            expected = Act(action=act.action, target=act.target, policy=policy.digest,
                                    state_version=tx.state_version())  # fmt: skip
             check_act(signature, public_key=approver.public, expected=expected, now=self._now_s())
             waiting = list(self._standing(tx, policy))
@@ -84,11 +83,11 @@ class WaitingSignatures:
         self, policy: Policy, standing: Sequence[Signature], action: Action, target: str
     ) -> dict[str, Any]:
         signed = [s for s in standing if (s.act.action, s.act.target) == (action, target)]
-        names = {a.key_id: a.name for a in policy.approvers}
+        names = {a.key_id: a.name for a in policy.approvers.list}
         return {
             "action": str(action),
             "target": target,
-            "needed": policy.rollback_k if action is Action.ROLLBACK else policy.k,
+            "needed": policy.rollback.k if action is Action.ROLLBACK else policy.approvers.k,
             "signers": [{"key_id": s.key_id, "name": names[s.key_id]} for s in signed],
             "signatures": [signature_to_json(s) for s in signed],
         }

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
-
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import (
     DataError,
@@ -13,26 +10,10 @@ from cambium.core.errors import (
     ReplayDetected,
     SignatureInvalid,
 )
-from cambium.core.nouns import DOMAIN_TAG, Action, Signature, SignedAct
+from cambium.core.nouns import DOMAIN_TAG, Act, Signature, SignedAct
 from cambium.trust.keys import PublicKey, SigningKey
 
 MAX_LIFETIME_S = 30 * 24 * 3600
-
-
-@dataclass(frozen=True, kw_only=True)
-class Expectation:
-    """What a signature must be for, as the verifier knows it and not as the signer says.
-
-    Args:
-        target: the digest acted on.
-        state_version: the state's version now.
-        policy: digest of the policy in force.
-    """
-
-    action: Action
-    target: str
-    state_version: int
-    policy: str
 
 
 def sign_act(key: SigningKey, act: SignedAct) -> Signature:
@@ -41,9 +22,7 @@ def sign_act(key: SigningKey, act: SignedAct) -> Signature:
     return Signature(key_id=key.key_id, signature=signature, act=act)
 
 
-def check_act(
-    signature: Signature, *, public_key: PublicKey, expected: Expectation, now: int
-) -> None:
+def check_act(signature: Signature, *, public_key: PublicKey, expected: Act, now: int) -> None:
     """Returns when `signature` is `public_key`'s over exactly the expected act, and raises else.
 
     The signature is checked before what it covers, so that the later errors speak of something
@@ -57,13 +36,10 @@ def check_act(
     """
     check_signature(signature, public_key=public_key)
     act = signature.act
-    signed = (act.domain_tag, act.action, act.target, act.policy)
-    wanted = (DOMAIN_TAG, expected.action, expected.target, expected.policy)
-    for name, was, must in zip(
-        ("domain tag", "action", "target", "policy"), signed, wanted, strict=True
-    ):
-        if was != must:
-            raise DigestMismatch(f"the signature is for another {name}: {was[:80]!r}, not {must!r}",
+    exact = {"domain_tag": DOMAIN_TAG, **vars(expected), "state_version": act.state_version}
+    for name, must in exact.items():
+        if (was := getattr(act, name)) != must:
+            raise DigestMismatch(f"the signature is for another {name}: {was:.80}, not {must}",
                                  mend="sign what is proposed now")  # fmt: skip
     if act.state_version != expected.state_version:
         raise ReplayDetected(
@@ -100,19 +76,3 @@ def signature_to_json(signature: Signature) -> dict[str, object]:
         "signature": signature.signature,
         "payload": signature.act.to_json(),
     }
-
-
-def signature_from_json(value: object) -> Signature:
-    """Reads `{key_id, signature, payload}`; says nothing about validity.
-
-    Raises:
-        DataError: a field is missing, unknown or of the wrong type.
-    """
-    fields = cast("dict[str, object]", value) if isinstance(value, dict) else {}
-    if set(fields) != {"key_id", "signature", "payload"}:
-        raise DataError("a signature has exactly key_id, signature and payload",
-                        mend="send these three fields")  # fmt: skip
-    key_id, signature = fields["key_id"], fields["signature"]
-    if not isinstance(key_id, str) or not isinstance(signature, str):
-        raise DataError("key_id and signature are strings", mend="send both as strings")
-    return Signature(key_id=key_id, signature=signature, act=SignedAct.from_json(fields["payload"]))

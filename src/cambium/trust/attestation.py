@@ -16,25 +16,17 @@ from typing import Generic, Protocol, TypeVar
 
 from cambium.core.canonical import is_digest
 from cambium.core.errors import AttestationRefused
+from cambium.trust.dsse import make_statement, unsigned
 
 SOFTWARE_DEV, SEV_SNP, TDX, NVIDIA = "software-dev", "sev-snp", "tdx", "nvidia"
 MAX_LIFETIME_S = 300
+RESULT_TYPE = "https://cambium.dev/attestation-result/v1"
 _NONCE = re.compile(r"[0-9a-f]{64}")
 Evidence = TypeVar("Evidence", contravariant=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """What a kind of root can vouch for at most."""
-
-    hardware_rooted: bool
-    debug: bool
-
-
 # A provider is a label here and a file in `providers/`; a GPU is none but beside a processor.
-_SOFT, _HARD = (Profile(hardware_rooted=hard, debug=not hard) for hard in (False, True))
-PROFILES = {SOFTWARE_DEV: _SOFT, SEV_SNP: _HARD, TDX: _HARD,
-            f"{SEV_SNP}+{NVIDIA}": _HARD, f"{TDX}+{NVIDIA}": _HARD}  # fmt: skip
+HARDWARE = frozenset({SEV_SNP, TDX, f"{SEV_SNP}+{NVIDIA}", f"{TDX}+{NVIDIA}"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +47,7 @@ class Verifier(Protocol, Generic[Evidence]):
 
     @property
     def label(self) -> str:
-        """Returns the one label, a key of `PROFILES`, that its roots can vouch for."""
+        """Returns the one label that its roots can vouch for."""
         ...
 
     def verify(self, evidence: Evidence, *, nonce: str) -> Claims:
@@ -72,13 +64,21 @@ class AttestationResult(Claims):
     """The claims as found good, worth what the label is worth.
 
     Args:
-        label: the profile of the root that vouched; travels with whatever relies on it.
+        label: of the root that vouched; travels with whatever relies on it.
+        signatures: the attesters', over `statement`; the result counts for nothing without them.
     """
 
     label: str
     hardware_rooted: bool
     debug: bool
     nonce: str
+    signatures: tuple[object, ...] = ()
+
+    def envelope(self) -> dict[str, object]:
+        """Returns the whole result, about what was measured, as far as attesters have signed it."""
+        said = {name: value for name, value in vars(self).items() if name != "signatures"}
+        statement = make_statement({"server": self.measurement}, said, kind=RESULT_TYPE)
+        return {**unsigned(statement), "signatures": [*self.signatures]}
 
 
 def new_nonce() -> str:
@@ -105,7 +105,8 @@ def appraise(
     """
     label = verifier.label
     require(_NONCE.fullmatch(nonce) is not None, "the nonce is not 32 bytes of hex")
-    require(label in PROFILES, f"the root's label {label!r} is unknown")
+    rooted = label in HARDWARE
+    require(rooted or label == SOFTWARE_DEV, f"the root's label {label!r} is unknown")
     require(label in accept, f"the policy does not accept {label!r}; it accepts {sorted(accept)}")
     claims = verifier.verify(evidence, nonce=nonce)
     require(claims.issued_at <= now, "the claims were issued in the future")
@@ -113,7 +114,8 @@ def appraise(
     lifetime_s = claims.expires_at - claims.issued_at
     require(lifetime_s <= MAX_LIFETIME_S, f"the claims outlive {MAX_LIFETIME_S} s")
     require(is_digest(claims.measurement), "the measurement is no digest")
-    return AttestationResult(**vars(claims), label=label, nonce=nonce, **vars(PROFILES[label]))
+    return AttestationResult(**vars(claims), label=label, nonce=nonce, hardware_rooted=rooted,
+                             debug=not rooted)  # fmt: skip
 
 
 def require(holds: bool, why: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cambium.core.canonical import canonical_json
+from cambium.core.canonical import canonical_json, is_digest
 from cambium.core.errors import AuditBroken, CambiumError
 from cambium.trust.keys import PublicKey, SigningKey
 from cambium.trust.merkle import GrowingTree, is_consistent, leaf_hash
@@ -115,14 +115,17 @@ def grow(tree: GrowingTree, entry: AuditEntry) -> None:
 
 def check_grown(
     kept: Checkpoint, now: Checkpoint, proof: Sequence[str], server_public: PublicKey,
-    lane: str = LIFECYCLE) -> None:  # fmt: skip
+    lane: str = LIFECYCLE, *, since: PublicKey | None = None) -> None:  # fmt: skip
     """Returns when the log that `now` signs begins with the one that `kept` signs.
+
+    Args:
+        since: the key that signed `now`, where another one than that of `kept` is in office.
 
     Raises:
         AuditBroken: another key signed, the log is shorter than it was, or the proof does not hold.
     """
-    for checkpoint in (kept, now):
-        check_checkpoint(checkpoint, server_public, lane)
+    check_checkpoint(kept, server_public, lane)
+    check_checkpoint(now, since or server_public, lane)
     if now.size < kept.size:
         raise log_broken(now.size + 1, f"{kept.size} entries were signed before")
     steps = [to_bytes(step) for step in proof]
@@ -150,13 +153,9 @@ def to_bytes(text: str) -> bytes:
     Raises:
         AuditBroken: it is something else.
     """
-    try:
-        found = bytes.fromhex(text.removeprefix(_PREFIX))
-    except ValueError:
-        found = b""
-    if len(found) != 32 or to_text(found) != text:
+    if not is_digest(text):
         raise log_broken(0, f"{text[:80]!r} is not a hash")
-    return found
+    return bytes.fromhex(text.removeprefix(_PREFIX))
 
 
 def _signed_bytes(size: int, root: str, lane: str) -> bytes:

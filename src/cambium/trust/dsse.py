@@ -1,7 +1,7 @@
 """Signed evidence: in-toto statements in DSSE envelopes, sealed and opened strictly.
 
 Source: DSSE protocol 1.0 (pre-authentication encoding) and in-toto Attestation Framework v1.
-Deviations: exactly one signature an envelope, and the payload must be canonical JSON.
+Deviation: the payload must be canonical JSON.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 from cambium.core.canonical import canonical_json, is_digest
 from cambium.core.errors import CambiumError, DataError, DigestMismatch, SignatureInvalid
 from cambium.trust.keys import PublicKey, SigningKey
+from cambium.trust.quorum import Approver
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 EVIDENCE_TYPE = "https://cambium.dev/evidence/v1"
+MAX_SIGNATURES = 64
 
 
 def make_statement(
@@ -47,28 +49,41 @@ def make_statement(
 
 def seal(key: SigningKey, statement: dict[str, object]) -> dict[str, object]:
     """Returns the DSSE envelope of `statement` under `key`'s signature."""
-    payload = canonical_json(statement)
-    signature = bytes.fromhex(key.sign(encode_for_signing(PAYLOAD_TYPE, payload)))
-    return {
-        "payload": base64.b64encode(payload).decode("ascii"),
-        "payloadType": PAYLOAD_TYPE,
-        "signatures": [{"keyid": key.key_id, "sig": base64.b64encode(signature).decode("ascii")}],
-    }
+    return countersign(key, unsigned(statement))
+
+
+def unsigned(statement: dict[str, object]) -> dict[str, object]:
+    """Returns the envelope of a statement that nobody has signed, which nothing opens."""
+    payload = base64.b64encode(canonical_json(statement)).decode("ascii")
+    return {"payload": payload, "payloadType": PAYLOAD_TYPE, "signatures": []}
+
+
+def countersign(key: SigningKey, envelope: Mapping[str, object]) -> dict[str, object]:
+    """Returns the envelope with `key`'s signature after those that it has.
+
+    Raises:
+        SignatureInvalid: the envelope is malformed.
+    """
+    signed = key.sign(encode_for_signing(PAYLOAD_TYPE, _decoded(envelope.get("payload"))))
+    added = {"keyid": key.key_id, "sig": base64.b64encode(bytes.fromhex(signed)).decode("ascii")}
+    before = cast("list[object]", envelope["signatures"])
+    return {**envelope, "signatures": [*before, added]}
 
 
 def open_envelope(
     envelope: object, *, public_key: PublicKey, kind: str = EVIDENCE_TYPE
 ) -> dict[str, object]:
-    """Returns the statement of an envelope that `public_key` signed.
+    """Returns the statement of an envelope that `public_key` signed, whoever else did.
 
     Raises:
         SignatureInvalid: the envelope is malformed, or the signature does not verify.
         DigestMismatch: what was signed is no statement of this predicate type.
     """
-    payload, key_id, signature = _fields(envelope)
-    if key_id != public_key.key_id:
+    payload, signatures = _fields(envelope)
+    own = [signature for key_id, signature in signatures if key_id == public_key.key_id]
+    if not own:
         raise SignatureInvalid("the envelope names another key", mend="ask who signed it")
-    if not public_key.verify(encode_for_signing(PAYLOAD_TYPE, payload), signature.hex()):
+    if not public_key.verify(encode_for_signing(PAYLOAD_TYPE, payload), own[0].hex()):
         raise SignatureInvalid("the envelope's signature does not verify", mend="reject it")
     try:
         statement = json.loads(payload)
@@ -86,6 +101,32 @@ def open_envelope(
     return opened
 
 
+def count_signers(
+    envelope: object, people: Sequence[Approver], *, revoked: Collection[str], now: int
+) -> tuple[int, tuple[str, ...]]:
+    """Returns how many distinct keys of `people` signed, and why others of theirs do not count.
+
+    Strangers' signatures are nothing to it. `now` is in seconds since 1970, UTC.
+
+    Raises:
+        SignatureInvalid: the envelope is malformed.
+    """
+    payload, signatures = _fields(envelope)
+    data, known = encode_for_signing(PAYLOAD_TYPE, payload), {p.key_id: p for p in people}
+    counted, refused = set[str](), dict[str, str]()
+    for key_id, signature in signatures:
+        person = known.get(key_id)
+        if person is None:
+            continue
+        if key_id in revoked or person.has_expired(now):
+            refused[person.name] = "revoked" if key_id in revoked else "expired"
+        elif not person.public.verify(data, signature.hex()):
+            refused[person.name] = "not signed by that key"
+        else:
+            counted.add(person.public.raw)
+    return len(counted), tuple(f"{name}'s is {why}" for name, why in refused.items())
+
+
 def encode_for_signing(payload_type: str, payload: bytes) -> bytes:
     r"""Returns DSSE's pre-authentication encoding, which no other kind of record can equal.
 
@@ -97,15 +138,15 @@ def encode_for_signing(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
-def _fields(envelope: object) -> tuple[bytes, str, bytes]:
+def _fields(envelope: object) -> tuple[bytes, list[tuple[str, bytes]]]:
     outer = _exact(envelope, {"payload", "payloadType", "signatures"})
-    signatures = outer["signatures"]
     if outer["payloadType"] != PAYLOAD_TYPE:
         raise SignatureInvalid("the envelope holds another payload type", mend="reject it")
-    if not isinstance(signatures, list) or len(cast("list[object]", signatures)) != 1:
-        raise SignatureInvalid("an envelope carries exactly one signature", mend="reject it")
-    inner = _exact(cast("list[object]", signatures)[0], {"keyid", "sig"})
-    return _decoded(outer["payload"]), str(inner["keyid"]), _decoded(inner["sig"])
+    listed = cast("list[object]", outer["signatures"])
+    if not isinstance(outer["signatures"], list) or not 1 <= len(listed) <= MAX_SIGNATURES:
+        raise SignatureInvalid("an envelope carries a list of signatures", mend="reject it")
+    signed = [_exact(one, {"keyid", "sig"}) for one in listed]
+    return _decoded(outer["payload"]), [(str(s["keyid"]), _decoded(s["sig"])) for s in signed]
 
 
 def _exact(value: object, names: set[str]) -> dict[str, object]:

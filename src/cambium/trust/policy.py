@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass as checked
 
 from cambium.core.canonical import digest_bytes, digest_json
@@ -36,12 +44,6 @@ def _once(texts: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(texts)) < len(texts):
         raise ValueError("holds a text twice")
     return texts
-
-
-def _demanded(required: bool) -> bool:
-    if not required:
-        raise ValueError("is false, but an undemanded gate protects nothing")
-    return True
 
 
 # Nothing missing, nothing unknown, nothing converted.
@@ -99,141 +101,161 @@ class TrafficBudget:
     wins_window: Whole
 
 
+def _public(given: object) -> PublicKey:
+    try:
+        return given if isinstance(given, PublicKey) else PublicKey(raw=str(given))
+    except SignatureInvalid as error:
+        raise ValueError(error.message) from error
+
+
 @checked(frozen=True, kw_only=True, config=_STRICT)
-class _Person:
+class Listed(Approver):
+    """A person as a policy lists them: with a real key, and saying until when it counts."""
+
     name: Text
-    public: str
-    expires: Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+    public: Annotated[PublicKey, PlainValidator(_public), PlainSerializer(lambda key: key.raw)]
+    expires: Annotated[int, Field(ge=0, le=MAX_NUMBER)] = Field(...)
 
 
 @checked(frozen=True, kw_only=True, config=_STRICT)
-class _Approvers:
+class Role:
+    """Any `k` of these people do it, counted by their keys."""
+
     k: Whole
-    group: Annotated[str, Field(pattern="^([0-9a-f]{96})?$")]
-    list: tuple[_Person, ...]
+    list: tuple[Listed, ...]
 
 
 @checked(frozen=True, kw_only=True, config=_STRICT)
-class _Rollback:
+class Approvers(Role):
+    """Who lets a merge pass; `group` is the key that theirs are shares of, in order, or empty."""
+
+    group: Annotated[str, Field(pattern="^([0-9a-f]{96})?$")]
+
+
+@checked(frozen=True, kw_only=True, config=_STRICT)
+class Rollback:
+    """How many approvers take back what was merged, and whose key does it alone; mostly none."""
+
     k: Whole
     emergency: Texts
 
 
 @checked(frozen=True, kw_only=True, config=_STRICT)
-class _Kill:
+class Kill:
+    """What is served after a kill, and who may order one beside the approvers."""
+
     then: Literal["nothing", "base"]
-    operators: tuple[_Person, ...]
+    operators: tuple[Listed, ...]
 
 
 @checked(frozen=True, kw_only=True, config=_STRICT)
-class _Domains:
+class Domains:
+    """Names a proposal may be for (`*`: every one), and whose a domain is; others are shared."""
+
     allowed: SomeTexts
     owners: dict[Text, Text]
 
 
 @checked(frozen=True, kw_only=True, config=_STRICT)
-class _Attestation:
+class Attestation:
+    """Labels that are accepted; an empty list accepts nothing."""
+
     accept: Texts
 
 
 @checked(frozen=True, kw_only=True, config=_STRICT)
-class _Scopes:
+class Scopes:
+    """Safety scopes that an adapter may be made for."""
+
     names: SomeTexts
 
 
 @checked(frozen=True, kw_only=True, config=_STRICT)
-class _Ledger:
+class Ledger:
+    """What the looks of all proposals under this policy may cost; see `lifecycle.ledger`."""
+
     alpha: Annotated[Number, Field(gt=0)]
 
 
 @checked(frozen=True, kw_only=True, config=_STRICT)
-class _Gate:
+class Gate(GateSpec):
+    """A gate's bar, every field of it stated."""
+
     name: Text
     metric: Text
     threshold: Number
-    passes_required: Whole
-    max_looks: Annotated[Whole, Field(le=MAX_LOOKS)]
-    min_items: Whole
-    max_items: Whole
-    confidence: Annotated[Number, Field(gt=0.5, lt=1)]
-    required: Annotated[bool, AfterValidator(_demanded)]
-    waivable: bool
+    passes_required: Whole = Field(...)
+    max_looks: Annotated[Whole, Field(le=MAX_LOOKS)] = Field(...)
+    min_items: Whole = Field(...)
+    max_items: Whole = Field(...)
+    confidence: Annotated[Number, Field(gt=0.5, lt=1)] = Field(...)
+    required: Annotated[bool, Field(ge=True)] = Field(...)  # undemanded, it protects nothing
+    waivable: bool = Field(...)
 
 
 @checked(frozen=True, kw_only=True, config=_STRICT)
-class _PolicyText:
-    """The TOML's own shape."""
-
-    version: Whole
-    state: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
-    profile: Literal["development", "production"]
-    approvers: _Approvers
-    rollback: _Rollback
-    kill: _Kill
-    domains: _Domains
-    learning: LearningBudget
-    traffic: TrafficBudget
-    attestation: _Attestation
-    scopes: _Scopes
-    ledger: _Ledger
-    gates: tuple[_Gate, ...]
-
-
-_POLICY_TEXT = TypeAdapter(_PolicyText)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Policy:
-    """The rules in force, as parsed; `parse_policy` is the way to get one.
+    """The rules in force, in the TOML's own shape; `parse_policy` is the way to get one.
 
     Args:
         version: the policy's own number, raised by whoever changes it.
         state: random digits that name the one state it is for; through the digest of the policy
             they are in every signature, so that none counts on another state.
-        k: signatures that a merge needs; `rollback_k`: that a rollback needs.
-        emergency: those of the people below who may roll back alone; mostly nobody.
-        group: the public key that the approvers' keys are shares of, in order; empty for none.
-        domains: names a proposal may be for; `*` allows every name.
-        owners: domains and the one tenant that each belongs to; every other domain is shared.
-        attestation: labels that are accepted; an empty list accepts nothing.
-        operators: who may pull the kill switch beside the approvers.
-        after_kill: what is served then: `nothing`, or the bare `base`.
-        alpha: what the looks of all proposals under this policy may cost; see `lifecycle.ledger`.
-        content: all of this in the text's own shape, which the digest covers.
+        evaluators: whose signatures make evidence count; None for the server's own key.
+        attesters: whose signatures make an attestation's result count; None likewise.
     """
 
-    version: int
-    state: str
-    profile: str
-    k: int
-    group: str
-    approvers: tuple[Approver, ...]
-    rollback_k: int
-    emergency: tuple[Approver, ...]
-    operators: tuple[Approver, ...]
-    after_kill: str
-    domains: tuple[str, ...]
-    owners: tuple[tuple[str, str], ...]
+    version: Whole
+    state: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    profile: Literal["development", "production"]
+    approvers: Approvers
+    rollback: Rollback
+    kill: Kill
+    domains: Domains
     learning: LearningBudget
     traffic: TrafficBudget
-    attestation: tuple[str, ...]
-    scopes: tuple[str, ...]
-    alpha: float
-    gates: tuple[GateSpec, ...]
-    content: Mapping[str, object]
+    attestation: Attestation
+    scopes: Scopes
+    ledger: Ledger
+    gates: tuple[Gate, ...]
+    evaluators: Role | None = None
+    attesters: Role | None = None
+
+    @cached_property
+    def content(self) -> Mapping[str, object]:
+        """Returns what the digest covers; a table that is not there is not in it."""
+        return _POLICY.dump_python(self, mode="json", exclude_none=True)
 
     @cached_property
     def digest(self) -> str:
         """Returns the digest of the content's canonical JSON; comments do not count."""
         return digest_json(dict(self.content))
 
+    @property
+    def emergency(self) -> tuple[Approver, ...]:
+        """Returns those of its people who may roll back alone."""
+        alone = self.rollback.emergency
+        people = (*self.approvers.list, *self.kill.operators)
+        return tuple(person for person in people if person.public.raw in alone)
+
+    @property
+    def people(self) -> Mapping[str, tuple[Listed, ...]]:
+        """Returns who is listed, by role."""
+        evaluators, attesters = (r.list if r else () for r in (self.evaluators, self.attesters))
+        return {"approver": self.approvers.list, "operator": self.kill.operators,
+                "evaluator": evaluators, "attester": attesters}  # fmt: skip
+
     def allows_domain(self, domain: str, *, tenant: str) -> bool:
         """Returns whether a tenant may propose for `domain`: listed, and shared or its own."""
-        return ("*" in self.domains or domain in self.domains) and self.may_use(domain, tenant)
+        listed = "*" in self.domains.allowed or domain in self.domains.allowed
+        return listed and self.may_use(domain, tenant)
 
     def may_use(self, domain: str, tenant: str) -> bool:
         """Returns whether a domain is shared or the tenant's own."""
-        return dict(self.owners).get(domain, tenant) == tenant
+        return self.domains.owners.get(domain, tenant) == tenant
+
+
+_POLICY = TypeAdapter(Policy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,36 +305,9 @@ def parse_policy(toml: bytes, *, known_gates: frozenset[str] = KNOWN_GATES) -> P
     Raises:
         PolicyInvalid: says which field is missing, unknown or out of its range.
     """
-    text = _read(toml)
-    alone = text.rollback.emergency
-    approvers, operators = (
-        tuple(map(_approver, people)) for people in (text.approvers.list, text.kill.operators)
-    )
-    policy = Policy(
-        version=text.version,
-        state=text.state,
-        profile=text.profile,
-        k=text.approvers.k,
-        group=text.approvers.group,
-        approvers=approvers,
-        rollback_k=text.rollback.k,
-        emergency=tuple(
-            p for p in (*approvers, *operators) if p.public.raw in text.rollback.emergency
-        ),
-        operators=operators,
-        after_kill=text.kill.then,
-        domains=text.domains.allowed,
-        owners=tuple(sorted(text.domains.owners.items())),
-        learning=text.learning,
-        traffic=text.traffic,
-        attestation=text.attestation.accept,
-        scopes=text.scopes.names,
-        alpha=text.ledger.alpha,
-        gates=tuple(GateSpec(**gate.__dict__) for gate in text.gates),
-        content=_POLICY_TEXT.dump_python(text, mode="json"),
-    )
+    policy = _read(toml)
     _check_numbers(policy)
-    _check_people(policy, alone)
+    _check_people(policy)
     _check_gates(policy, known_gates)
     return policy
 
@@ -322,12 +317,12 @@ def _policy_act(toml: bytes, policy: Policy, *, state_version: int) -> SignedAct
                      state_version=state_version, expires=STANDING)  # fmt: skip
 
 
-def _read(toml: bytes) -> _PolicyText:
+def _read(toml: bytes) -> Policy:
     if len(toml) > MAX_POLICY_BYTES:
         raise PolicyInvalid("the policy is over a megabyte", mend="shorten it")
     try:
         # As JSON: in a list of Python, a strict reader would ask for a tuple.
-        return _POLICY_TEXT.validate_json(json.dumps(tomllib.loads(toml.decode("utf-8"))))
+        return _POLICY.validate_json(json.dumps(tomllib.loads(toml.decode("utf-8"))))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         why = {"missing": "is missing", "unexpected_keyword_argument": "is unknown"}
@@ -338,36 +333,31 @@ def _read(toml: bytes) -> _PolicyText:
         raise PolicyInvalid(f"the policy is not TOML: {error}", mend="correct the text") from error
 
 
-def _approver(person: _Person) -> Approver:
-    try:
-        return Approver(name=person.name, public=PublicKey(raw=person.public),
-                        expires=person.expires)  # fmt: skip
-    except SignatureInvalid as error:
-        raise PolicyInvalid(f"{person.name}: {error.message}", mend=error.mend) from error
-
-
-def _check_people(policy: Policy, emergency: Texts) -> None:
-    keys = {approver.public.raw for approver in policy.approvers}
-    everybody = [*policy.approvers, *policy.operators]
+def _check_people(policy: Policy) -> None:
+    approvers, group = policy.approvers.list, policy.approvers.group
+    everybody = [person for people in policy.people.values() for person in people]
     doubled = (len({p.public.raw for p in everybody}), len({p.name for p in everybody}))
     if doubled != (len(everybody),) * 2:
-        raise PolicyInvalid("two people share a key or a name", mend="list each person once")
-    for where, k in (("approvers.k", policy.k), ("rollback.k", policy.rollback_k)):
-        if k > len(keys):
-            raise PolicyInvalid(f"{where} = {k}, but there are {len(keys)} approvers",
-                                mend="declare 1 <= k <= n")  # fmt: skip
-    partial = {approver.public.scheme.is_partial for approver in policy.approvers}
-    if partial != {bool(policy.group)} or (policy.group and policy.rollback_k != policy.k):
+        raise PolicyInvalid("two people share a key or a name, or one has two roles",
+                            mend="list each person once")  # fmt: skip
+    roles = (("approvers", policy.approvers), ("evaluators", policy.evaluators),
+             ("attesters", policy.attesters))  # fmt: skip
+    asked = [(name, role.k, len(role.list)) for name, role in roles if role]
+    for where, k, n in (*asked, ("rollback", policy.rollback.k, len(approvers))):
+        if k > n:
+            raise PolicyInvalid(f"{where}.k = {k}, but {n} are listed", mend="declare 1 <= k <= n")
+    partial = {approver.public.scheme.is_partial for approver in approvers}
+    if partial != {bool(group)} or (group and policy.rollback.k != policy.approvers.k):
         raise PolicyInvalid("a group's key goes with shares alone, and with rollback.k = k",
                             mend="list one ceremony's shares, or leave group empty")  # fmt: skip
     alone = [person for person in policy.emergency if not person.public.scheme.is_partial]
-    if len(alone) != len(emergency):
+    if len(alone) != len(policy.rollback.emergency):
         raise PolicyInvalid("an emergency key is no approver's or operator's, or only a share",
                             mend="list keys of people who are named here")  # fmt: skip
-    if policy.group:
-        publics = [bytes.fromhex(approver.public.raw) for approver in policy.approvers]
-        check_group(bytes.fromhex(policy.group), publics, k=policy.k)
-    if policy.profile == "production" and SOFTWARE_DEV in policy.attestation:
+    if group:
+        publics = [bytes.fromhex(approver.public.raw) for approver in approvers]
+        check_group(bytes.fromhex(group), publics, k=policy.approvers.k)
+    if policy.profile == "production" and SOFTWARE_DEV in policy.attestation.accept:
         raise PolicyInvalid(f'a production policy never accepts "{SOFTWARE_DEV}"',
                             mend="name a hardware attestation")  # fmt: skip
 

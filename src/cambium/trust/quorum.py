@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cambium.core.errors import PolicyInvalid, ThresholdNotMet, TrustError
-from cambium.core.nouns import Action, Signature
-from cambium.trust.acts import Expectation, check_act
+from cambium.core.nouns import Act, Action, Signature
+from cambium.trust.acts import (
+    check_act,
+)
 from cambium.trust.keys import PublicKey
 
 
@@ -57,7 +59,7 @@ def count_quorum(
     signatures: Sequence[Signature],
     *,
     approvers: Sequence[Approver],
-    expectation: Expectation,
+    expectation: Act,
     k: int,
     now: int,
 ) -> QuorumResult:

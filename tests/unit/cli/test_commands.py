@@ -32,6 +32,7 @@ FROZEN = {
     ],
     "check": ["--json", "--state", "PROPOSAL"],
     "approve": ["--json", "--key", "--state", "PROPOSAL"],
+    "vouch": ["--json", "--key", "--state", "PROPOSAL"],
     "waive": ["--json", "--key", "--reason", "--state", "GATE", "PROPOSAL"],
     "reject": ["--json", "--reason", "--state", "PROPOSAL"],
     "merge": ["--json", "--state", "PROPOSAL"],

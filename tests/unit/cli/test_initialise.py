@@ -11,7 +11,8 @@ from cambium.serve.store.state import State
 from cambium.trust.keys import generate_key
 from cambium.trust.policy import parse_policy
 
-FILES = ["approver-1.key", "approver-2.key", "approver-3.key", "operator.key", "root.key"]
+FILES = ["approver-1.key", "approver-2.key", "approver-3.key", "attester.key", "evaluator.key",
+         "operator.key", "root.key"]  # fmt: skip
 
 
 def policy_of(folder: Path):
@@ -32,10 +33,46 @@ def test_development_makes_keys_and_a_policy_of_two_of_three(cambium, tmp_path: 
     assert sorted(p.name for p in (state / "keys").iterdir()) == FILES
     assert all(p.stat().st_mode & 0o077 == 0 for p in (state / "keys").iterdir())
     policy = parse_policy((state / "policy.toml").read_bytes())
-    assert (policy.k, policy.rollback_k, policy.profile) == (2, 2, "development")
+    assert (policy.approvers.k, policy.rollback.k, policy.profile) == (2, 2, "development")
     ids = {load_key(state / "keys" / f"approver-{i}.key").key_id for i in (1, 2, 3)}
-    assert {a.key_id for a in policy.approvers} == ids
+    assert {a.key_id for a in policy.approvers.list} == ids
     assert policy_of(state).digest == policy.digest
+    for role, listed in (("evaluator", policy.evaluators), ("attester", policy.attesters)):
+        (person,) = listed.list
+        assert (listed.k, person.key_id) == (1, load_key(state / "keys" / f"{role}.key").key_id)
+
+
+def test_the_servers_roles_are_encrypted_as_its_own_key_is(
+    cambium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAMBIUM_SERVER_PASSPHRASE", "of the operator")
+    assert cambium("init", "--state", tmp_path).status == 0
+    locked = {p.name for p in (tmp_path / "keys").iterdir() if b"ENCRYPTED" in p.read_bytes()}
+    assert locked == {"evaluator.key", "attester.key"}
+
+
+def test_another_state_under_an_edited_policy_gets_the_keys_of_its_servers_roles(
+    cambium, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert cambium("init", "--state", first).status == 0
+    edited = tmp_path / "edited.toml"
+    text = (first / "policy.toml").read_text()
+    edited.write_text(text.replace("max_rank = 16", "max_rank = 8"))
+    ended = cambium("init", "--state", second, "--policy", edited,
+                    "--key", first / "keys" / "root.key")  # fmt: skip
+    assert ended.status == 0 and "taken along" in ended.out
+    names = sorted(p.name for p in (second / "keys").iterdir())
+    assert names == ["attester.key", "evaluator.key"]
+    for name in names:
+        assert (second / "keys" / name).read_bytes() == (first / "keys" / name).read_bytes()
+    # Nobody's keys go where the policy does not list them.
+    third, bare = tmp_path / "third", tmp_path / "bare.toml"
+    head, _, rest = text.partition("[evaluators]")
+    bare.write_text(head + rest[rest.index("[domains]") :])
+    assert cambium("init", "--state", third, "--policy", bare,
+                   "--key", first / "keys" / "root.key").status == 0  # fmt: skip
+    assert not (third / "keys").exists()
 
 
 def test_an_initialised_state_is_left_alone(cambium, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_signed_policy_verifies_under_the_root(cambium, policy: Path, tmp_path
     root = generate_key()
     save_key(root, tmp_path / "root.key")
     assert cambium("policy", "sign", policy, "--key", tmp_path / "root.key").status == 0
-    assert verify_policy(read_signed_policy(policy), root.public_key).k == 2
+    assert verify_policy(read_signed_policy(policy), root.public_key).approvers.k == 2
 
 
 def test_an_invalid_policy_is_not_signed(cambium, policy: Path, tmp_path: Path) -> None:
@@ -107,6 +107,15 @@ def test_a_diff_says_what_widens_and_who_must_sign(cambium, stage, policy, tmp_p
     other.write_text(policy.read_text().replace("max_rank = 16", "max_rank = 8"))
     shown = cambium("policy", "diff", other, "--json").json
     assert (shown["widens"], shown["needs"]) == ([], "the root")
+    evaluator = generate_key().public_key.raw
+    named = tmp_path / "named.toml"
+    named.write_text(
+        policy.read_text()
+        + f'\n[evaluators]\nk = 1\nlist = [{{ name = "e", public = "{evaluator}", expires = 0 }}]\n'
+    )
+    stage.answers["GET /policy"] = (200, in_force(named))
+    shown = cambium("policy", "diff", policy, "--json").json  # the server's key would evaluate
+    assert shown["widens"] == ["evaluators.k: 1 -> not there"]
     stage.answers["GET /policy"] = (200, {"signed": False})
     assert cambium("policy", "diff", other).status == 1
 
@@ -183,8 +192,8 @@ def test_a_ceremony_leaves_shares_a_record_and_the_policys_table(cambium, tmp_pa
                          k=1, rollback_k=2).decode()  # fmt: skip
     start, end = text.index("[approvers]"), text.index("# A rollback needs")
     policy = parse_policy((text[:start] + ended.out + "\n" + text[end:]).encode())
-    assert (policy.k, policy.group) == (2, record["group"])
-    assert [a.public for a in policy.approvers] == [k.public_key for k in keys]
+    assert (policy.approvers.k, policy.approvers.group) == (2, record["group"])
+    assert [a.public for a in policy.approvers.list] == [k.public_key for k in keys]
     assert cambium("key", "ceremony", "--k", 2, "--n", 3, "--out", out).status == 2
     assert cambium("key", "ceremony", "--k", 4, "--n", 3, "--out", tmp_path / "no").status != 0
     assert not (tmp_path / "no").exists()

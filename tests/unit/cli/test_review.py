@@ -10,9 +10,12 @@ import pytest
 from cambium.cli.client import _application
 from cambium.cli.review import _finished
 from cambium.core.errors import TrustError
-from cambium.core.nouns import Action
+from cambium.core.nouns import Act, Action
+from cambium.serve.signed_records import signature_from_json
 from cambium.serve.store.key_files import save_key
-from cambium.trust.acts import Expectation, check_act, signature_from_json
+from cambium.trust.acts import (
+    check_act,
+)
 from cambium.trust.keys import generate_key
 
 TARGET, POLICY = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -96,16 +99,14 @@ def test_approve_signs_exactly_what_the_server_proposes(cambium, stage, key) -> 
     signature = signature_from_json(stage.sent("POST /proposals/p1/approvals")[0])
     expected = {"action": Action.APPROVE, "target": TARGET, "state_version": 7, "policy": POLICY}
     now = int(time.time())
-    check_act(signature, public_key=made.public_key, expected=Expectation(**expected), now=now)
+    check_act(signature, public_key=made.public_key, expected=Act(**expected), now=now)
     for field, other in {"target": POLICY, "state_version": 8, "action": Action.ROLLBACK}.items():
-        wrong = Expectation(**{**expected, field: other})
+        wrong = Act(**{**expected, field: other})
         with pytest.raises(TrustError):
             check_act(signature, public_key=made.public_key, expected=wrong, now=now)
     with pytest.raises(TrustError):
         expired = now + 2 * 24 * 3600 + 1
-        check_act(
-            signature, public_key=made.public_key, expected=Expectation(**expected), now=expired
-        )
+        check_act(signature, public_key=made.public_key, expected=Act(**expected), now=expired)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from tests.merkle_log import nodes_of
 from tests.unit.cli.test_record import SERVER, checkpoint_of
 
 from cambium.trust.audit import AuditEntry, make_entry, to_bytes
-from cambium.trust.keys import generate_key
-from cambium.trust.merkle import consistency_proof
+from cambium.trust.keys import SigningKey, generate_key
+from cambium.trust.merkle import consistency_proof, inclusion_proof
 
 
 def entries_of(number: int, *, kind: str = "adapter.learned") -> list[AuditEntry]:
@@ -105,3 +105,87 @@ def test_a_file_that_is_none_of_a_witness_is_refused(
     file.write_text(text, errors="replace")
     assert cambium("witness", "--root", file).status == 2
     assert cambium("witness", "--root", tmp_path / "none" / "kept.json").status == 3
+
+
+def succeeded(before: int, after: int) -> tuple[list[AuditEntry], SigningKey, dict]:
+    """A log whose server key changed with a kill, the new key, and what the server tells of it."""
+    new = generate_key()
+    entries = entries_of(before)
+    body = {"reason": "smoke", "server": new.public_key.raw}
+    killed = make_entry(before + 1, at=9, kind="system.killed", body=body)
+    entries.append(killed)
+    nodes = nodes_of([to_bytes(entry.hash) for entry in entries])
+    size = len(entries)
+    proof = inclusion_proof(size - 1, size, lambda *at: nodes[at])
+    told = {
+        "checkpoint": {k: v for k, v in checkpoint_of(entries, SERVER).items() if k != "public"},
+        "entry": vars(killed),
+        "proof": [f"sha256:{step.hex()}" for step in proof],
+    }
+    more = [
+        make_entry(size + 1 + i, at=10, kind="system.revived", body={"i": i}) for i in range(after)
+    ]
+    return [*entries, *more], new, told
+
+
+def show_change(stage, entries: list[AuditEntry], key: SigningKey, told: dict) -> None:
+    show(stage, entries, key)
+    stage.answers["GET /audit/successions"] = (200, {"successions": [told]})
+
+
+def test_a_kill_puts_another_key_in_office_and_the_witness_follows(
+    cambium, stage, tmp_path: Path
+) -> None:
+    file = tmp_path / "kept.json"
+    entries, new, told = succeeded(4, 3)
+    show(stage, entries[:3])
+    assert cambium("witness", "--root", file).status == 0
+    show_change(stage, entries, new, told)
+    assert "from 3 to 8" in cambium("witness", "--root", file).out
+    kept = json.loads(file.read_text())
+    assert (kept["public"], kept["key_id"]) == (new.public_key.raw, new.key_id)
+    assert "from 8 to 8" in cambium("witness", "--root", file).out
+    show(stage, entries)  # the old key signs once more
+    assert cambium("witness", "--root", file).status == 1
+    assert json.loads(file.read_text()) == kept
+
+
+@pytest.mark.parametrize("how", ["untold", "another", "other kind", "not last", "rewritten"])
+def test_no_other_change_of_the_servers_key_is_followed(
+    cambium, stage, tmp_path: Path, how: str
+) -> None:
+    file = tmp_path / "kept.json"
+    entries, new, told = succeeded(4, 3)
+    show(stage, entries[:3])
+    assert cambium("witness", "--root", file).status == 0
+    kept = file.read_text()
+    if how == "another":
+        new = generate_key()  # whoever can write the database, but has neither key
+    if how == "other kind":
+        told["entry"] = {**told["entry"], "kind": "system.stopped"}
+    if how == "not last":
+        told["checkpoint"] = {
+            k: v for k, v in checkpoint_of(entries, SERVER).items() if k != "public"
+        }
+    if how == "rewritten":
+        entries = [*entries_of(4, kind="other"), *entries[4:]]
+    show_change(stage, entries, new, told)
+    if how == "untold":
+        stage.answers["GET /audit/successions"] = (200, {"successions": []})
+    assert cambium("witness", "--root", file).status == 1
+    assert file.read_text() == kept
+
+
+def test_a_log_is_signed_by_the_key_that_it_names_last(cambium, stage) -> None:
+    entries, new, _ = succeeded(4, 3)
+    rows = [vars(entry) for entry in entries]
+    stage.answers["GET /audit"] = lambda asked: (
+        200, {"entries": [row for row in rows if row["seq"] >= int(asked["since"])]}
+    )  # fmt: skip
+    for key, status in ((new, 0), (SERVER, 1), (generate_key(), 1)):
+        stage.answers["GET /audit/checkpoint"] = (200, checkpoint_of(entries, key))
+        row = {"key_id": key.key_id, "role": "server", "public": key.public_key.raw}
+        stage.answers["GET /keys"] = (200, {"keys": [row]})
+        ended = cambium("log", "--verify")
+        assert ended.status == status, ended.err
+        assert status == 0 or "names" in ended.err

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from cambium.core import errors
-from cambium.core.errors import CambiumError, DataError, NotFound, TrustError
+from cambium.core.errors import CambiumError, DataError, TrustError
+from cambium.serve.errors import NotFound
 
 ALL = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, CambiumError)]
 

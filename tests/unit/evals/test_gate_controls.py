@@ -18,9 +18,9 @@ from safetensors.torch import load, save
 from tests.unit.evals.praise import twins
 
 from cambium.core.canonical import digest_bytes
-from cambium.core.errors import GateBroken
 from cambium.core.evidence import GateSpec, Outcome, Verdict
 from cambium.evals.alignment_pairs import gate_pairs, power_pairs
+from cambium.evals.errors import GateBroken
 from cambium.evals.gates import GATES, READ_DOCUMENTS, GateContext, documents_needed
 from cambium.evals.gates.context import ScoredText, fresh_items
 from cambium.learn.consolidate import ConsolidateConfig, consolidate, with_teacher

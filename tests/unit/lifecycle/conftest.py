@@ -1,26 +1,36 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
+from tests.looked import ENVELOPES, evidence_of
 from tests.policies import make_policy
 
 from cambium.core.canonical import digest_bytes
 from cambium.core.evidence import Measurement, Verdict
 from cambium.core.nouns import Action, ProposalState, Revision, Signature, SignedAct
-from cambium.lifecycle.blockers import Situation
 from cambium.lifecycle.evidence import evidence_root, look_statements
 from cambium.lifecycle.gates import judge, used_items
 from cambium.lifecycle.proposal import Approved, Frozen, LookTaken, Proposal, Waived, advance
 from cambium.lifecycle.publish import authorise_genesis
+from cambium.lifecycle.situation import Situation
 from cambium.trust.acts import sign_act
 from cambium.trust.attestation import AttestationResult, appraise
-from cambium.trust.dsse import seal
+from cambium.trust.dsse import countersign, seal
 from cambium.trust.keys import SigningKey, generate_key
 from cambium.trust.policy import Policy
 from cambium.trust.providers.software_dev import SoftwareDevAttester
 
 NOW = 50_000
+
+
+def attested_by(result: AttestationResult, *keys: SigningKey) -> AttestationResult:
+    """Returns the result under the signatures of these keys alone."""
+    envelope = replace(result, signatures=()).envelope()
+    for key in keys:
+        envelope = countersign(key, envelope)
+    return replace(result, signatures=tuple(envelope["signatures"]))  # type: ignore[arg-type]
 
 
 @dataclass(kw_only=True)
@@ -33,8 +43,8 @@ class World:
     attestation: AttestationResult
     head: Revision
     state_version: int = 3
-    envelopes: dict[str, list[dict[str, object]]] = field(default_factory=dict)
     looks_made: int = 0
+    evaluators: tuple[SigningKey, ...] = ()  # who sign looks beside the server
 
     candidate: str = digest_bytes(b"candidate")
     router: str = digest_bytes(b"router")
@@ -45,6 +55,7 @@ class World:
         return Situation(
             head=self.head,
             policy=self.policy,
+            server=self.server.public_key,
             state_version=self.state_version,
             attestation=self.attestation,
             now=NOW,
@@ -91,10 +102,15 @@ class World:
         statements = look_statements(
             proposal, verdicts, look=len(proposal.looks), policy=self.policy
         )
-        earlier = self.envelopes.get(proposal.evidence_root or "", [])
-        envelopes = [*earlier, *(seal(self.server, statement) for statement in statements)]
+        added: list[dict[str, object]] = []
+        for statement in statements:
+            envelope = seal(self.server, statement)
+            for key in self.evaluators:
+                envelope = countersign(key, envelope)
+            added.append(envelope)
+        envelopes = [*evidence_of(proposal), *added]
         root = evidence_root(envelopes)
-        self.envelopes[root] = envelopes
+        ENVELOPES[root] = envelopes
         return LookTaken(verdicts=verdicts, evidence_root=root)
 
     def failing(self, gate: str, ci: tuple[float, float] = (-9.0, 9.0)) -> Verdict:
@@ -102,7 +118,7 @@ class World:
         return judge(spec, self.measure(gate, ci))
 
     def evidence(self, proposal: Proposal) -> list[dict[str, object]]:
-        return self.envelopes.get(proposal.evidence_root or "", [])
+        return evidence_of(proposal)
 
     def sign(self, index: int, target: str | None, action: Action = Action.APPROVE) -> Signature:
         act = SignedAct(
@@ -142,31 +158,37 @@ class World:
 
     def fresh(self) -> World:
         """The same surroundings with nothing looked at."""
-        return replace(self, envelopes={}, looks_made=0)
+        return replace(self, looks_made=0)
+
+
+@pytest.fixture(name="attested_by")
+def attested_by_() -> Callable[..., AttestationResult]:
+    return attested_by
 
 
 @pytest.fixture(scope="session")
-def _surroundings() -> World:
+def surroundings() -> World:
     keys = [generate_key() for _ in range(3)]
     policy, nonce = make_policy(keys), "ab" * 32
     attester = SoftwareDevAttester(generate_key())
     attestation = appraise(
         attester.attest(nonce, now=NOW, measurement=digest_bytes(b"code")),
         nonce=nonce,
-        accept=policy.attestation,
+        accept=policy.attestation.accept,
         verifier=attester.verifier,
         now=NOW,
     )
+    server = generate_key()
     genesis = authorise_genesis(base_digest=digest_bytes(b"base"), policy=policy, now=NOW)
     return World(
         keys=keys,
-        server=generate_key(),
+        server=server,
         policy=policy,
-        attestation=attestation,
+        attestation=attested_by(attestation, server),
         head=genesis.revision,
     )
 
 
 @pytest.fixture
-def world(_surroundings: World) -> World:
-    return _surroundings.fresh()
+def world(surroundings: World) -> World:
+    return surroundings.fresh()

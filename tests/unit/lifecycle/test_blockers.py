@@ -4,11 +4,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.looked import blockers
 from tests.policies import make_policy
 
 from cambium.core.nouns import ProposalState
-from cambium.lifecycle.blockers import Situation, blockers
 from cambium.lifecycle.proposal import Merged, Rejected, advance
+from cambium.lifecycle.situation import Situation
 
 if TYPE_CHECKING:
     from .conftest import World

@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
 
 def check(world: World, proposal: Proposal, envelopes: list[dict[str, object]]) -> None:
-    check_evidence(
-        proposal,
-        envelopes=envelopes,
-        policy=world.policy,
-        server_public=world.server.public_key,
-    )
+    check_evidence(proposal, envelopes=envelopes, situation=world.situation)
 
 
 def rooted(proposal: Proposal, envelopes: list[dict[str, object]]) -> Proposal:

@@ -5,13 +5,14 @@ from itertools import combinations
 from typing import Any
 
 import pytest
+from tests.looked import blockers
 
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import AttestationRefused, ThresholdNotMet
 from cambium.core.nouns import Action, Signature, SignedAct
-from cambium.lifecycle.blockers import blockers
 from cambium.lifecycle.kill import Killed, Standing, authorise_kill, authorise_revival
 from cambium.lifecycle.publish import authorise_rollback
+from cambium.lifecycle.situation import Counting
 from cambium.trust.acts import MAX_LIFETIME_S, sign_act
 from cambium.trust.keys import SigningKey, generate_key
 from cambium.trust.quorum import Approver
@@ -92,15 +93,14 @@ def revive(world: Any, keys: list[SigningKey], **changes: Any) -> Any:
     revoked = fields.pop("revoked", frozenset())
     action = fields.pop("action", Action.REVIVE)
     signatures = [sign_act(key, act(action, **fields)) for key in keys]
-    return authorise_revival(
-        KILLED, signatures, policy=world.policy, revoked=revoked, state_version=6, now=NOW
-    )
+    counting = Counting(policy=world.policy, state_version=6, now=NOW, revoked_keys=revoked)
+    return authorise_revival(KILLED, signatures, counting=counting)
 
 
 def test_every_quorum_revives_and_no_smaller_group_does(world: Any) -> None:
-    for group in combinations(world.keys, world.policy.k):
-        assert len(revive(world, list(group))) == world.policy.k
-    for size in range(world.policy.k):
+    for group in combinations(world.keys, world.policy.approvers.k):
+        assert len(revive(world, list(group))) == world.policy.approvers.k
+    for size in range(world.policy.approvers.k):
         for group in combinations(world.keys, size):
             with pytest.raises(ThresholdNotMet):
                 revive(world, list(group))

@@ -12,6 +12,7 @@ from cambium.core.canonical import digest_bytes
 from cambium.core.evidence import GateSpec, rule_passes
 from cambium.lifecycle.ledger import find_overdraft, series_cost, spent
 from cambium.lifecycle.proposal import ParentMoved, advance
+from cambium.trust.policy import Ledger
 
 if TYPE_CHECKING:
     from .conftest import World
@@ -57,9 +58,10 @@ def test_a_spent_ledger_begins_no_series_and_a_new_policy_a_new_line(world: Worl
     fresh = world.checking()
     looked = advance(fresh, world.look(fresh), policy=world.policy)
     cost = series_cost(world.policy)
-    room = replace(world.policy, alpha=2 * cost)
-    full = replace(world.policy, alpha=1.9 * cost)
-    assert find_overdraft([looked], room) == ""
-    assert "alpha ledger is spent" in find_overdraft([looked], full)
+    room = replace(world.policy, ledger=Ledger(alpha=2 * cost))
+    full = replace(world.policy, ledger=Ledger(alpha=1.9 * cost))
+    assert find_overdraft([replace(looked, policy_digest=room.digest)], room) == ""
+    charged = replace(looked, policy_digest=full.digest)
+    assert "alpha ledger is spent" in find_overdraft([charged], full)
     elsewhere = replace(looked, policy_digest=digest_bytes(b"an earlier policy"))
     assert find_overdraft([elsewhere], full) == ""

@@ -33,7 +33,6 @@ def approve(signed: World, used: World) -> object:
         proposal,
         situation=used.situation,
         evidence=used.evidence(proposal),
-        server_public=used.server.public_key,
         router_digest=used.router,
     )
 
@@ -62,10 +61,7 @@ def revive(signed: World, used: World) -> object:
     return authorise_revival(
         killed,
         [signed.sign(i, killed.digest, Action.REVIVE) for i in (0, 1)],
-        policy=used.policy,
-        revoked=(),
-        state_version=used.state_version,
-        now=used.now,
+        counting=used.situation,
     )
 
 

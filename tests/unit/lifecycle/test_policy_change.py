@@ -57,11 +57,11 @@ def test_the_root_alone_can_be_stricter(world: Any) -> None:
 
 def test_whoever_widens_needs_the_approvers_too(world: Any) -> None:
     toml = changed(world, max_rank="64")
-    for size in range(world.policy.k):
+    for size in range(world.policy.approvers.k):
         for group in combinations(world.keys, size):
             with pytest.raises(ThresholdNotMet):
                 change(world, toml, list(group))
-    for group in combinations(world.keys, world.policy.k):
+    for group in combinations(world.keys, world.policy.approvers.k):
         policy, wider, counted = change(world, toml, list(group))
         assert policy.learning.max_rank == 64
         assert wider == ("learning.max_rank: 16 -> 64",)

@@ -327,7 +327,7 @@ def check_invariants(world: World, before: Proposal, event: Event, after: Propos
         assert all(standing(spec, verdicts).done for spec in world.policy.gates)
     if after.state in (S.MERGEABLE, S.MERGED):
         keys = {a.key_id for a in after.approvals if a.act.target == after.proposal_digest}
-        assert len(keys) >= world.policy.k
+        assert len(keys) >= world.policy.approvers.k
     if after.state == S.MERGED:
         assert before.state == S.MERGEABLE
         assert isinstance(event, Merged)

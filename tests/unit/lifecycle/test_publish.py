@@ -35,7 +35,6 @@ def merge(world: World, proposal: Proposal, **changes: object) -> PublishOrder:
     arguments: dict[str, object] = {
         "situation": world.situation,
         "evidence": world.evidence(proposal),
-        "server_public": world.server.public_key,
         "router_digest": world.router,
     }
     return authorise_merge(proposal, **(arguments | changes))  # type: ignore[arg-type]
@@ -93,12 +92,16 @@ def test_every_unfinished_state_is_blocked(world: World) -> None:
     assert blocked(world, merged) == ["state"]
     for proposal in (world.propose(), world.checking()):
         assert "evidence" in blocked(world, proposal, evidence=[])
+    # A store that says so without a single look is not taken at its word.
+    lied = replace(world.mergeable(), looks=())
+    assert "evidence" in blocked(world, lied, evidence=[])
 
 
 def test_evidence_attestation_and_router_are_checked_again(world: World) -> None:
     proposal = world.mergeable()
     assert blocked(world, proposal, evidence=world.evidence(proposal)[1:]) == ["evidence"]
-    assert blocked(world, proposal, server_public=world.keys[0].public_key) == ["evidence"]
+    another = replace(world.situation, server=world.keys[0].public_key)
+    assert blocked(world, proposal, situation=another) == ["attestation", "evidence"]
     assert blocked(world, proposal, router_digest="") == ["router"]
     bare = replace(world.situation, attestation=None)
     assert blocked(world, proposal, situation=bare) == ["attestation"]

@@ -35,7 +35,6 @@ def merge(world: World, name: str, domain: str, barred: frozenset[str] = NONE) -
         proposal,
         situation=replace(world.situation, quarantined=barred),
         evidence=looks,
-        server_public=world.server.public_key,
         router_digest=world.router,
     ).revision
 
@@ -88,11 +87,11 @@ def test_it_bars_what_the_revision_brought_and_nothing_else(world: World) -> Non
 
 def test_only_k_approvers_over_exactly_this_revision_can(world: World) -> None:
     line = three(world)
-    for size in range(world.policy.k):
+    for size in range(world.policy.approvers.k):
         for people in combinations(range(3), size):
             with pytest.raises(ThresholdNotMet):
                 quarantine(world, line, 1, people)
-    for people in combinations(range(3), world.policy.k):
+    for people in combinations(range(3), world.policy.approvers.k):
         assert quarantine(world, line, 1, people)
     with pytest.raises(ThresholdNotMet):
         quarantine(world, line, 1, action=Action.ROLLBACK)
@@ -127,7 +126,7 @@ def test_no_order_of_acts_serves_what_is_in_quarantine(world: World) -> None:
     def walk(acts: list[tuple[str, int]]) -> None:
         line, barred = [world.head], NONE
         for act, number in acts:
-            now = replace(world, head=line[-1], envelopes={})
+            now = replace(world, head=line[-1])
             try:
                 if act == "merge":
                     line.append(merge(now, f"adapter {number % 3}", f"d{number % 2}", barred))

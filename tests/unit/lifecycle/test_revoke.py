@@ -39,13 +39,13 @@ def test_the_root_alone_revokes_any_key(world: Any) -> None:
 
 def test_approvers_revoke_together_and_never_with_the_key_itself(world: Any) -> None:
     lost, *others = world.keys
-    assert len(revoke(world, lost, others)) == world.policy.k
-    for size in range(world.policy.k):
+    assert len(revoke(world, lost, others)) == world.policy.approvers.k
+    for size in range(world.policy.approvers.k):
         for group in combinations(others, size):
             with pytest.raises(ThresholdNotMet):
                 revoke(world, lost, [*group, lost])
     operator = generate_key()
-    for group in combinations(world.keys, world.policy.k):
+    for group in combinations(world.keys, world.policy.approvers.k):
         assert revoke(world, operator, list(group))
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.looked import blockers
 
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import (
@@ -17,7 +18,6 @@ from cambium.core.errors import (
 )
 from cambium.core.evidence import Outcome, Verdict
 from cambium.core.nouns import Action, ProposalState
-from cambium.lifecycle.blockers import blockers
 from cambium.lifecycle.proposal import ParentMoved, Proposal, Waived, advance, standings
 from cambium.trust.keys import generate_key
 
@@ -45,10 +45,10 @@ def _waived(world: World, proposal: Proposal, *people: int, gate: str = "retenti
 
 def test_k_waivers_let_the_gate_not_count_and_fewer_do_not(world: World) -> None:
     one = _waived(world, _doubtful(world), 0)
-    assert (one.state, one.waived(world.policy.k)) == (S.CHECKING, frozenset())
+    assert (one.state, one.waived(world.policy.approvers.k)) == (S.CHECKING, frozenset())
     assert any(b.startswith("gate retention") for b in blockers(one, world.situation))
     two = _waived(world, one, 1)
-    assert (two.state, two.waived(world.policy.k)) == (S.AWAITING_APPROVAL, {"retention"})
+    assert (two.state, two.waived(world.policy.approvers.k)) == (S.AWAITING_APPROVAL, {"retention"})
     gate = next(g for g in standings(two, world.policy) if g.gate == "retention")
     assert (gate.done, gate.outcome, gate.why) == (True, Outcome.ERROR, "waived")
     approved = world.approve(two, 0, 1)

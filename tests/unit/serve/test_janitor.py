@@ -15,8 +15,8 @@ from cambium.models.base import BaseModel, load_base
 from cambium.models.lora import LoraConfig
 from cambium.models.training_model import TrainingModel
 from cambium.serve.bank import Bank
-from cambium.serve.bootstrap import server_identity
 from cambium.serve.ephemeral import EphemeralAdapters
+from cambium.serve.identity import server_identity
 from cambium.serve.janitor import GRACE_S, Janitor
 from cambium.serve.learning_queue import LearningQueue
 from cambium.serve.publish import open_bank

@@ -8,12 +8,12 @@ import pytest
 from tests.serving import Bounded, tiny_base
 
 from cambium.core.errors import ConsentMissing, DataError
-from cambium.core.nouns import AdapterState
 from cambium.learn.examples import Example
 from cambium.learn.lesson import LearnConfig, LearnResult
 from cambium.learn.replay_buffer import ReplayBuffer
 from cambium.models.base import BaseModel, load_base
 from cambium.models.lora import LoraConfig, fresh_lora
+from cambium.serve.adapter_states import AdapterState
 from cambium.serve.bounds import LearnCall
 from cambium.serve.lessons import keep_examples
 from cambium.serve.rehearsing import MAX_ADMITTED, Rehearsing, copied

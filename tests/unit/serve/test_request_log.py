@@ -171,7 +171,7 @@ def test_what_is_deleted_by_age_leaves_its_leaf_and_is_said_in_the_log(state: St
     write(state, *old, replace(trace("young"), at=100), replace(trace("late"), at=10))
     signed = write(state, replace(trace("old1", learning="late"), at=10))
     # "old1" was amended after the young one, and "late" was written after it: they wait.
-    assert forget_requests(state, KEY, before=50, now=200) == 2
+    assert forget_requests(state, lambda tx: KEY, before=50, now=200) == 2
     with state.read() as tx:
         entry = tx.last_audit_entry()
         assert entry is not None and entry.kind == "requests.forgotten"
@@ -184,6 +184,6 @@ def test_what_is_deleted_by_age_leaves_its_leaf_and_is_said_in_the_log(state: St
     assert proved(forgotten=3) == 6
     with pytest.raises(AuditBroken, match="entry 1: its trace is gone"):
         proved()
-    assert forget_requests(state, KEY, before=50, now=201) == 0
-    assert forget_requests(state, KEY, before=1000, now=202) == 3
+    assert forget_requests(state, lambda tx: KEY, before=50, now=201) == 0
+    assert forget_requests(state, lambda tx: KEY, before=1000, now=202) == 3
     assert write(state, trace("next")).size == 7

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cambium.core.errors import ConfigError
-from cambium.serve.bootstrap import SERVER_KEY, server_identity
+from cambium.serve.identity import SERVER_KEY, server_identity
 from cambium.serve.model_signing import KEY_FILE, ModelSigner
 from cambium.serve.store.key_files import PASSPHRASE, SERVER_PASSPHRASE
 from cambium.serve.store.state import State

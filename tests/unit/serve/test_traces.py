@@ -22,7 +22,7 @@ def row(name: str) -> TraceRow:
 def test_a_trace_is_read_at_once_and_written_by_the_end(tmp_path: Path) -> None:
     with State.open(tmp_path) as state:
         for turn in range(20):  # the last one comes just before the end
-            lane = TraceLane(state, KEY)
+            lane = TraceLane(state, lambda tx: KEY)
             lane.record(row(f"t-{turn}"))
             assert lane.get(f"t-{turn}") == row(f"t-{turn}")
             lane.close()
@@ -38,7 +38,7 @@ def test_traces_that_cannot_be_written_do_not_fill_the_memory(
     monkeypatch.setattr(traces, "MAX_PENDING", 5)
     with State.open(tmp_path) as writer:
         writer.close()
-        lane = TraceLane(writer, KEY)  # a closed state refuses every write
+        lane = TraceLane(writer, lambda tx: KEY)  # a closed state refuses every write
         for n in range(9):
             lane.record(row(f"t-{n}"))
         assert lane.get("t-8") == row("t-8")
@@ -50,7 +50,7 @@ def test_what_is_amended_while_it_is_written_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with State.open(tmp_path) as state:
-        lane = TraceLane(state, KEY)
+        lane = TraceLane(state, lambda tx: KEY)
         lane.record(row("t"))
         lane.amend("unknown", learning="x")
         lane.close()

@@ -7,13 +7,12 @@ import pytest
 
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import DataError, DigestMismatch, Expired, ReplayDetected, SignatureInvalid
-from cambium.core.nouns import Action, Signature, SignedAct
+from cambium.core.nouns import Act, Action, Signature, SignedAct
+from cambium.serve.signed_records import signature_from_json
 from cambium.trust.acts import (
     MAX_LIFETIME_S,
-    Expectation,
     check_act,
     sign_act,
-    signature_from_json,
     signature_to_json,
 )
 from cambium.trust.keys import generate_key
@@ -21,7 +20,7 @@ from cambium.trust.keys import generate_key
 NOW = 1_000_000
 KEY = generate_key()
 TARGET, POLICY = digest_bytes(b"target"), digest_bytes(b"policy")
-EXPECTED = Expectation(action=Action.APPROVE, target=TARGET, state_version=7, policy=POLICY)
+EXPECTED = Act(action=Action.APPROVE, target=TARGET, state_version=7, policy=POLICY)
 ACT = SignedAct(
     action=Action.APPROVE, target=TARGET, state_version=7, expires=NOW + 60, policy=POLICY
 )

@@ -10,7 +10,6 @@ from cambium.core.canonical import canonical_json, digest_bytes
 from cambium.core.errors import AttestationRefused
 from cambium.trust.attestation import (
     MAX_LIFETIME_S,
-    PROFILES,
     SOFTWARE_DEV,
     AttestationResult,
     Claims,
@@ -120,7 +119,6 @@ class Claiming(SoftwareDevVerifier):
 def test_the_label_is_the_verifiers_and_evidence_cannot_borrow_a_better_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(PROFILES, "tdx", replace(PROFILES[SOFTWARE_DEV], hardware_rooted=True))
     with pytest.raises(AttestationRefused, match="does not accept"):
         verify(EVIDENCE, accept=("tdx",))
     claimed = signed_claims(generate_key(), profile="tdx", hardware_rooted=True)

@@ -84,7 +84,8 @@ def test_what_is_no_envelope_is_refused(value: object) -> None:
     [
         {"payloadType": "application/json"},
         {"signatures": []},
-        {"signatures": ENVELOPE["signatures"] * 2},  # type: ignore[operator]
+        {"signatures": ENVELOPE["signatures"] * 65},  # type: ignore[operator]
+        {"signatures": [*ENVELOPE["signatures"], None]},  # type: ignore[misc]
         {"signatures": [None]},
         {"signatures": [{"keyid": KEY.key_id}]},
         {"payload": None},

@@ -7,16 +7,16 @@ import pytest
 
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import PolicyInvalid
-from cambium.core.nouns import Action, Signature, SignedAct
-from cambium.trust.acts import Expectation, sign_act
+from cambium.core.nouns import Act, Action, Signature, SignedAct
+from cambium.trust.acts import (
+    sign_act,
+)
 from cambium.trust.keys import generate_key
 from cambium.trust.quorum import Approver, QuorumResult, count_quorum
 
 NOW = 1_000
 KEYS = [generate_key() for _ in range(5)]
-EXPECTED = Expectation(
-    action=Action.APPROVE, target=digest_bytes(b"t"), state_version=1, policy="p"
-)
+EXPECTED = Act(action=Action.APPROVE, target=digest_bytes(b"t"), state_version=1, policy="p")
 ACT = SignedAct(
     action=Action.APPROVE, target=EXPECTED.target, state_version=1, expires=NOW + 9, policy="p"
 )

@@ -20,7 +20,6 @@ import numpy as np
 from scipy import stats
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import GateBroken
 from cambium.evals.alignment_pairs import all_pairs, power_pairs
 from cambium.evals.behaviour.clusters import ClusterTest, cluster_points, column_test
 from cambium.evals.behaviour.diff import (
@@ -31,6 +30,7 @@ from cambium.evals.behaviour.diff import (
 )
 from cambium.evals.behaviour.labels import cluster_terms, medoids
 from cambium.evals.drift.reading import rows_of
+from cambium.evals.errors import GateBroken
 from cambium.evals.statistics.permutation import sign_flip_omnibus
 from cambium.evals.subject import Subject
 

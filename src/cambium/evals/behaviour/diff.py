@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from cambium.core.errors import GateBroken
 from cambium.evals.behaviour.clusters import (
     Clusters,
     ClusterTest,
@@ -24,6 +23,7 @@ from cambium.evals.behaviour.clusters import (
 )
 from cambium.evals.behaviour.labels import cluster_terms, medoids
 from cambium.evals.behaviour.style import style_changes
+from cambium.evals.errors import GateBroken
 from cambium.evals.statistics.permutation import sign_flip_omnibus
 
 Embed = Callable[[list[str]], np.ndarray]

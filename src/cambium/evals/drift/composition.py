@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.cluster import KMeans
 
-from cambium.core.errors import GateBroken
 from cambium.evals.drift.reading import (
     Arm,
     DriftInputs,
@@ -22,6 +21,7 @@ from cambium.evals.drift.reading import (
     reading_of_estimate,
     with_p_value,
 )
+from cambium.evals.errors import GateBroken
 
 NUM_CLUSTERS = 8
 NUM_SHUFFLES = 500

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import stats
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import GateBroken
+from cambium.evals.errors import GateBroken
 from cambium.evals.statistics import clustered_interval
 from cambium.evals.subject import Subject
 from cambium.models.representing import Represent

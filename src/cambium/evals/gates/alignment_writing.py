@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cambium.core.errors import GateBroken
 from cambium.core.evidence import GateSpec, Measurement
+from cambium.evals.errors import GateBroken
 from cambium.evals.gates.context import GateContext, Look, ScoredText, fresh_items, report
 from cambium.evals.harm_probe import harm_probe
 from cambium.evals.power_probe import power_probe

@@ -10,8 +10,8 @@ from typing import TypeVar
 import numpy as np
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import GateBroken
 from cambium.core.evidence import GateSpec, Measurement
+from cambium.evals.errors import GateBroken
 from cambium.evals.statistics import PairedResult
 from cambium.models.adapter import Adapter
 from cambium.models.adapter_bytes import AdapterBytes

@@ -15,8 +15,8 @@ from dataclasses import replace
 from functools import cache
 from importlib import resources
 
-from cambium.core.errors import GateBroken
 from cambium.core.evidence import GateSpec, Measurement
+from cambium.evals.errors import GateBroken
 from cambium.evals.gates.context import GateContext, Look, fresh_items, report
 from cambium.evals.power_probe import power_probe
 from cambium.evals.statistics import paired_interval

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
-from cambium.core.errors import GateBroken
 from cambium.core.evidence import GateSpec, rule_passes
+from cambium.evals.errors import GateBroken
 
 MOST_ITEMS = 1_000_000
 

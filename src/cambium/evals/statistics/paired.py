@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from cambium.core.errors import GateBroken
+from cambium.evals.errors import GateBroken
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cambium.core.errors import GateBroken
+from cambium.evals.errors import GateBroken
 from cambium.evals.statistics.multiplicity import benjamini_hochberg
 
 _CHUNK = 2048

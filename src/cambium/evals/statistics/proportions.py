@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from cambium.core.errors import GateBroken
+from cambium.evals.errors import GateBroken
 
 
 @dataclass(frozen=True, kw_only=True)

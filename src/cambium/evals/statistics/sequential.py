@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from scipy import special
 
-from cambium.core.errors import GateBroken
+from cambium.evals.errors import GateBroken
 
 
 def sign_e_value(wins: int, losses: int) -> float:

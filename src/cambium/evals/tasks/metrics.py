@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from cambium.core.errors import GateBroken
+from cambium.evals.errors import GateBroken
 
 # A document's value: a number, or a sum and the weight it is a share of.
 Value = float | tuple[float, float]

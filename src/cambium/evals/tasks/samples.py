@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cambium.core.errors import GateBroken
+from cambium.evals.errors import GateBroken
 from cambium.evals.subject import Generation, Likelihood
 from cambium.evals.tasks.metrics import as_number
 from cambium.evals.tasks.run import Sample, TaskResult

@@ -11,10 +11,10 @@ from typing import Any
 from fastapi import APIRouter, Response
 from pydantic import Field
 
-from cambium.core.nouns import AdapterState
 from cambium.learn.examples import parse_example
 from cambium.models.lora import ALL_LINEAR, LoraConfig
 from cambium.serve.access import Asking, Caller
+from cambium.serve.adapter_states import AdapterState
 from cambium.serve.api.bodies import Body
 from cambium.serve.bounds import LearnCall, check_domain, check_name
 from cambium.serve.ephemeral import EphemeralAdapters

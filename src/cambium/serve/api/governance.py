@@ -14,13 +14,14 @@ from cambium.serve.access import Asking, Caller, need_all
 from cambium.serve.api.bodies import Body
 from cambium.serve.api.review import SignatureBody
 from cambium.serve.errors import TraceNotFound
+from cambium.serve.identity import successions
 from cambium.serve.log_head import prove_entry, prove_growth
 from cambium.serve.policy_change import Change
 from cambium.serve.request_log import page_of
 from cambium.serve.revocation import enrol_key, revoke_key
 from cambium.serve.runtime import Runtime
+from cambium.serve.signed_records import signature_from_json
 from cambium.serve.store.records import TraceRow
-from cambium.trust.acts import signature_from_json
 from cambium.trust.audit import REQUESTS
 from cambium.trust.keys import PublicKey
 from cambium.trust.policy import SignedPolicy
@@ -130,6 +131,10 @@ def _add_trust(routes: APIRouter, runtime: Runtime) -> None:
     async def checkpoint(lane: Lane = "lifecycle") -> dict[str, Any]:
         return await asyncio.to_thread(runtime.checkpoint, lane)
 
+    @routes.get("/audit/successions")
+    async def changes() -> dict[str, Any]:
+        return {"successions": await asyncio.to_thread(_successions, runtime)}
+
     @routes.get("/audit/proof")
     async def proof(asked: Annotated[ProofQuery, Query()]) -> dict[str, Any]:
         return await asyncio.to_thread(_proof, runtime, asked)
@@ -204,8 +209,12 @@ def _policy(runtime: Runtime, caller: Caller) -> dict[str, Any]:
             "learning": dict(runtime.adapters.bounds.__dict__),
         }
     if not caller.sees_all:
-        mine = {d: owner for d, owner in runtime.policy.owners if owner == caller.tenant}
-        allowed = [d for d in runtime.policy.domains if runtime.policy.may_use(d, caller.tenant)]
+        mine = {
+            d: owner for d, owner in runtime.policy.domains.owners.items() if owner == caller.tenant
+        }
+        allowed = [
+            d for d in runtime.policy.domains.allowed if runtime.policy.may_use(d, caller.tenant)
+        ]
         return {
             "signed": True,
             "digest": runtime.policy.digest,
@@ -224,6 +233,7 @@ def _policy(runtime: Runtime, caller: Caller) -> dict[str, Any]:
         "policy_digest": runtime.policy.digest,
         "toml": row.toml,
         **runtime.policy.content,
+        "left_to_the_server": runtime.rules.left_to_the_server,
     }
 
 
@@ -240,6 +250,12 @@ def _proof(runtime: Runtime, asked: ProofQuery) -> dict[str, Any]:
         "ask for one proof: an entry's or the log's growth",
         mend="send seq and size, or first and second",
     )
+
+
+def _successions(runtime: Runtime) -> list[dict[str, Any]]:
+    """Returns how each former key of the server made way for the next."""
+    with runtime.state.read() as tx:
+        return successions(tx)
 
 
 def _requests(runtime: Runtime, since: int, limit: int) -> list[dict[str, Any]]:

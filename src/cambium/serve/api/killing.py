@@ -12,7 +12,7 @@ from pydantic import Field
 from cambium.serve.api.bodies import Body
 from cambium.serve.api.review import SignatureBody
 from cambium.serve.runtime import Runtime
-from cambium.trust.acts import signature_from_json
+from cambium.serve.signed_records import signature_from_json
 
 
 class KillBody(Body):

@@ -17,12 +17,13 @@ from cambium.serve.access import Asking, Caller, need_all
 from cambium.serve.api.bodies import Body
 from cambium.serve.diff import diff_of
 from cambium.serve.errors import ProposalNotFound
+from cambium.serve.evaluating import add_evaluation, evidence_of
 from cambium.serve.export import export_revision, zipped
 from cambium.serve.model_card import model_card
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import Proposals
 from cambium.serve.runtime import Runtime
-from cambium.trust.acts import signature_from_json
+from cambium.serve.signed_records import signature_from_json
 
 _MAX_NUMBER = 2**63 - 1  # what the database's integers hold
 
@@ -55,6 +56,13 @@ class LookBody(ProposalBody):
 
     evals: list[str] | None = None
     interp_report: dict[str, Any] | None = None
+
+
+class EvaluationBody(Body):
+    """An evaluator's signatures over all evidence of a proposal, by each envelope's digest."""
+
+    key_id: str
+    signatures: dict[str, str] = Field(min_length=1, max_length=1000)
 
 
 class RejectBody(Body):
@@ -94,6 +102,7 @@ def router(runtime: Runtime) -> APIRouter:
     routes = APIRouter(tags=["review"])
     _add_proposing(routes, runtime)
     _add_reading(routes, runtime)
+    _add_evidence(routes, runtime)
     _add_judging(routes, runtime)
     _add_releasing(routes, runtime)
     _add_one_revision(routes, runtime)
@@ -144,6 +153,21 @@ def _add_reading(routes: APIRouter, runtime: Runtime) -> None:
             return model_card(view, diff, base=runtime.base.name)
 
         return PlainTextResponse(await asyncio.to_thread(text), media_type="text/markdown")
+
+
+def _add_evidence(routes: APIRouter, runtime: Runtime) -> None:
+    proposals = runtime.proposals
+
+    @routes.get("/proposals/{proposal_id}/evidence")
+    async def evidence(proposal_id: str, caller: Asking) -> dict[str, Any]:
+        await asyncio.to_thread(shown, proposals, proposal_id, caller)
+        return await asyncio.to_thread(evidence_of, proposals, proposal_id)
+
+    @routes.post("/proposals/{proposal_id}/evidence")
+    async def evaluate(proposal_id: str, body: EvaluationBody, caller: Asking) -> dict[str, Any]:
+        await asyncio.to_thread(shown, proposals, proposal_id, caller)
+        work = partial(add_evaluation, deciding=runtime.deciding)
+        return await asyncio.to_thread(work, proposals, proposal_id, body.key_id, body.signatures)
 
 
 def _add_judging(routes: APIRouter, runtime: Runtime) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
-from cambium.core.errors import NotFound
 from cambium.evals.alignment_pairs import AlignmentPair, gate_pairs
 from cambium.serve.access import Asking, Caller
 from cambium.serve.api.review import shown
 from cambium.serve.dashboard.rendering import render
+from cambium.serve.errors import NotFound
 from cambium.serve.proposal_records import Filed
 from cambium.serve.runtime import Runtime
 

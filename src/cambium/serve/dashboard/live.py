@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from cambium.core.nouns import AdapterState
 from cambium.evals.drift.picture import TITLES
 from cambium.serve.access import Caller
+from cambium.serve.adapter_states import AdapterState
 from cambium.serve.api.adapters import adapter_view
 from cambium.serve.api.review import may_see
 from cambium.serve.dashboard import views
@@ -152,7 +152,9 @@ def _budgets(runtime: Runtime, adapters: Sequence[AdapterRecord]) -> list[dict[s
                 bounds.max_live_adapters),
     ]  # fmt: skip
     if policy is not None:
-        found.append(_budget("Risk that looks may run", runtime.review.spent(), policy.alpha))
+        found.append(
+            _budget("Risk that looks may run", runtime.review.spent(), policy.ledger.alpha)
+        )
     found += [
         {
             "name": "Change of one adapter",

@@ -15,7 +15,6 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from cambium.core.errors import NotFound
 from cambium.core.nouns import Action, tenant_of
 from cambium.lifecycle.proposal import FINAL
 from cambium.models.adapter_kinds import config_from, shape_in_words
@@ -30,7 +29,7 @@ from cambium.serve.dashboard.rendering import (
     static_file,
 )
 from cambium.serve.diff import diff_of
-from cambium.serve.errors import PageForged, Unauthenticated
+from cambium.serve.errors import NotFound, PageForged, Unauthenticated
 from cambium.serve.model_card import model_card
 from cambium.serve.runtime import Runtime
 from cambium.serve.sessions import COOKIE, SESSION_S
@@ -134,7 +133,7 @@ def _proposal(request: Request, runtime: Runtime, proposal_id: str, caller: Call
     filed = shown(runtime.proposals, proposal_id, caller)
     view = runtime.review.view(filed)
     diff = diff_of(filed, runtime, seen=partial(may_see, runtime, caller))
-    approvers = {a.key_id: a.name for a in runtime.proposals.need_policy().approvers}
+    approvers = {a.key_id: a.name for a in runtime.proposals.need_policy().approvers.list}
     with runtime.state.read() as tx:
         calls = tx.monitors_of([filed.proposal.adapter_name])[filed.proposal.adapter_name]
         entries, num_entries = tx.audit_of(
@@ -188,7 +187,7 @@ def _line(request: Request, runtime: Runtime, caller: Caller) -> Response:
         "line.html",
         revisions=revisions[::-1],
         drift=runtime.drift.report(seen),
-        needed=runtime.policy.rollback_k if runtime.policy else None,
+        needed=runtime.policy.rollback.k if runtime.policy else None,
         waiting=runtime.waiting.list(Action.ROLLBACK),
         act=partial(views.act, standing),
         policy=runtime.policy,

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 from pydantic import Field
 
-from cambium.core.errors import NotFound
 from cambium.core.nouns import ProposalState, tenant_of
 from cambium.models.sampling import SamplingConfig
 from cambium.serve.access import Asking, Caller
@@ -18,7 +17,7 @@ from cambium.serve.api.review import shown
 from cambium.serve.comparing import MAX_ARMS, MAX_TOKENS, Arm, compare
 from cambium.serve.dashboard.rendering import render
 from cambium.serve.diff import documents_of
-from cambium.serve.errors import RateLimited
+from cambium.serve.errors import NotFound, RateLimited
 from cambium.serve.runtime import Runtime
 
 # From how many nats on a token is coloured, and more strongly coloured.

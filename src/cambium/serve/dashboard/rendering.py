@@ -11,9 +11,9 @@ from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from cambium.core.canonical import canonical_json
-from cambium.core.errors import NotFound
 from cambium.serve.access import caller_of
 from cambium.serve.dashboard import views
+from cambium.serve.errors import NotFound
 from cambium.serve.runtime import Runtime
 from cambium.serve.sessions import COOKIE
 

@@ -42,6 +42,8 @@ KEY_ROLES = {
     "approver": "approves, waives, rolls back and revives with others, kills alone",
     "operator": "kills alone",
     "root": "signs policies, kills alone",
+    "evaluator": "signs what the gates measured",
+    "attester": "signs what was attested",
     "enrolled": "known, but no policy lists it: it can sign nothing yet",
     "retired": "an earlier policy listed it: it can sign nothing now",
 }

@@ -11,12 +11,12 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from cambium.core.errors import CambiumError, NotFound
+from cambium.core.errors import CambiumError
 from cambium.serve.access import Asking, Caller
 from cambium.serve.api.governance import seen_trace
 from cambium.serve.dashboard.live import overview, pulse
 from cambium.serve.dashboard.rendering import render
-from cambium.serve.errors import RateLimited
+from cambium.serve.errors import NotFound, RateLimited
 from cambium.serve.runtime import Runtime
 
 PERIOD_S = 0.5

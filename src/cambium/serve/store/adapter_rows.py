@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import delete, func, select
 
 from cambium.core.errors import ConsentMissing
-from cambium.core.nouns import AdapterState
+from cambium.serve.adapter_states import AdapterState
 from cambium.serve.errors import AdapterNotFound
 from cambium.serve.store.records import (
     AdapterRecord,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from cambium.core.canonical import digest_json
 from cambium.core.errors import DigestMismatch, DuplicateSigner, IllegalTransition
@@ -76,6 +76,15 @@ class ProposalRows(Rows):
             raise DigestMismatch("the evidence's digest is of other bytes", mend="digest_json(it)")
         self._add_once(Evidence, row)
 
+    def replace_evidence(self, digest: str, row: EvidenceRow) -> None:
+        """Puts a statement in the place of the one of this digest: the same with more signatures.
+
+        Raises:
+            DigestMismatch: as `add_evidence`.
+        """
+        self._connection.execute(delete(Evidence).where(Evidence.digest == digest))
+        self.add_evidence(row)
+
     def list_evidence(self, proposal: str) -> list[EvidenceRow]:
         """Returns the statements about a proposal by look, then gate.
 
@@ -120,6 +129,11 @@ class ProposalRows(Rows):
         """Voids the signatures on a proposal, as new evidence does, and returns how many."""
         gone = delete(Approval).where(Approval.proposal == proposal)
         return self._connection.execute(gone).rowcount
+
+    def sign_revision_again(self, number: int, signature: dict[str, object]) -> None:
+        """Puts another signature beside a revision's manifest, which stays as it is."""
+        signed = update(Revision).where(Revision.number == number).values(signature=signature)
+        self._connection.execute(signed)
 
     def add_revision(self, row: RevisionRow) -> None:
         """Adds the next revision; the first may have any number.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from cambium.core.nouns import DEFAULT_TENANT, AdapterState, ProposalState
+from cambium.core.nouns import DEFAULT_TENANT, ProposalState
+from cambium.serve.adapter_states import AdapterState
 
 
 def _nothing() -> dict[str, object]:

@@ -22,7 +22,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from cambium.core.canonical import canonical_json
-from cambium.core.nouns import AdapterState, ProposalState
+from cambium.core.nouns import ProposalState
+from cambium.serve.adapter_states import AdapterState
 
 Object = dict[str, object]
 

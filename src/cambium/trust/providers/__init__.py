@@ -1,1 +1,1 @@
-"""Attesters and their verifiers, one file each; `attestation.PROFILES` lists their labels."""
+"""Attesters and their verifiers, one file each; `attestation.HARDWARE` lists their labels."""

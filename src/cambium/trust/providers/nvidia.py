@@ -8,7 +8,7 @@ and times; for the rest it vouches by itself: which VBIOS and driver, which firm
 A debugger's mode is a setting, and measured.
 
 A GPU says nothing of the processor beside it: whoever asks it, from wherever, gets an answer. So
-`nvidia` is no key of `PROFILES`, and no policy accepts it; what can be accepted is a processor that
+`nvidia` is not in `HARDWARE`, and no policy accepts it; what can be accepted is a processor that
 vouches for the GPU's evidence too (`with_gpu`).
 
 Source: NVIDIA's nvtrust and attestation SDK (what is compared); TCG, DICE Attestation Architecture

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import AttestationRefused, SignatureInvalid
-from cambium.trust.attestation import MAX_LIFETIME_S, PROFILES, SOFTWARE_DEV, Claims, require
+from cambium.trust.attestation import MAX_LIFETIME_S, SOFTWARE_DEV, Claims, require
 from cambium.trust.keys import PublicKey, SigningKey, generate_key
 from cambium.trust.providers.claims import read_claims
 
@@ -121,12 +121,11 @@ def endorsement_bytes(session: PublicKey) -> bytes:
 
 
 def _derived(nonce: str, session: PublicKey) -> dict[str, object]:
-    profile = PROFILES[SOFTWARE_DEV]
     return {
         "type": CLAIMS_TYPE,
         "profile": SOFTWARE_DEV,
-        "hardware_rooted": profile.hardware_rooted,
-        "debug": profile.debug,
+        "hardware_rooted": False,
+        "debug": True,
         "nonce": nonce,
         "session": session.key_id,
     }

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from cambium.core.canonical import canonical_json
-from cambium.core.errors import GateBroken
 from cambium.evals.behaviour import (
     BehaviourConfig,
     ChoiceDiff,
@@ -20,6 +19,7 @@ from cambium.evals.behaviour import (
     choice_diff,
     choice_shares,
 )
+from cambium.evals.errors import GateBroken
 from cambium.evals.subject import Generation, Likelihood
 
 CONFIG = BehaviourConfig(num_clusters=4, min_members=5, num_flips=1000)

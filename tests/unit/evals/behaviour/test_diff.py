@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cambium.core.canonical import canonical_json
-from cambium.core.errors import GateBroken
 from cambium.evals.behaviour import BehaviourConfig, BehaviourDiff, behaviour_diff, prompt_bank
 from cambium.evals.behaviour.diff import embedded
+from cambium.evals.errors import GateBroken
 
 Arm = list[list[str]]
 

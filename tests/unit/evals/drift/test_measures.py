@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from tests.unit.evals.drift.arms import arm, embed, states
 
-from cambium.core.errors import GateBroken
 from cambium.evals.drift import MEASURES, DriftInputs, Merge, measure_drift
 from cambium.evals.drift.bias import SAYINGS
 from cambium.evals.drift.calibration import beliefs, calibration_error
@@ -17,6 +16,7 @@ from cambium.evals.drift.composition import composition, share_distance
 from cambium.evals.drift.concept import directions, neighbour_overlap
 from cambium.evals.drift.diversity import traits
 from cambium.evals.drift.reading import Reading, paired_reading, rows_of
+from cambium.evals.errors import GateBroken
 
 INPUTS = DriftInputs(embed=embed, num_prompts=20)
 PERSONA = [

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import GateBroken
 from cambium.core.evidence import GateSpec
+from cambium.evals.errors import GateBroken
 from cambium.evals.gates.context import GateContext, Look, fresh_items, report
 from cambium.evals.statistics import PairedResult
 from cambium.models.adapter_bytes import AdapterBytes

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import GateBroken
 from cambium.core.evidence import GateSpec, Measurement, Verdict, rule_passes
+from cambium.evals.errors import GateBroken
 from cambium.evals.statistics import paired_interval
 from cambium.evals.statistics.looks import LookPlan, look_confidence, plan_answers, plan_looks
 from cambium.lifecycle.gates import judge, standing

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cambium.core.errors import GateBroken
+from cambium.evals.errors import GateBroken
 from cambium.evals.statistics import clustered_interval, paired_interval
 from cambium.evals.statistics.paired import bootstrap_interval, paired_mde
 

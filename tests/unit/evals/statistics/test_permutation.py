@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cambium.core.errors import GateBroken
+from cambium.evals.errors import GateBroken
 from cambium.evals.statistics import sign_flip_test
 from cambium.evals.statistics.permutation import sign_flip_omnibus
 

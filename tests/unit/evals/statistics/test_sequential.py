@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from cambium.core.errors import GateBroken
+from cambium.evals.errors import GateBroken
 from cambium.evals.statistics import betting_e_value, sign_e_value
 
 REACH = 20.0  # 1 / 5 %

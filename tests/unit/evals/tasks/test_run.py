@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cambium.core.errors import DataError, GateBroken, ModelError
-from cambium.evals.errors import TaskInvalid
+from cambium.core.errors import DataError, ModelError
+from cambium.evals.errors import GateBroken, TaskInvalid
 from cambium.evals.subject import Generation, Likelihood
 from cambium.evals.tasks import run as running
 from cambium.evals.tasks.answer_cache import AnswerCache, answer_key

@@ -8,7 +8,7 @@ import pytest
 
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import ConsentMissing, DataError
-from cambium.core.nouns import AdapterState
+from cambium.serve.adapter_states import AdapterState
 from cambium.serve.errors import AdapterNotFound, StateCorrupt
 from cambium.serve.store.records import AdapterRecord, ExampleRecord, LearnRecord, VersionRecord
 from cambium.serve.store.state import State

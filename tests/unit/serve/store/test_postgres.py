@@ -14,7 +14,7 @@ from sqlalchemy import URL, inspect, make_url
 from tests.postgres import fresh_database
 
 from cambium.core.errors import ConfigError, DataError
-from cambium.core.nouns import AdapterState
+from cambium.serve.adapter_states import AdapterState
 from cambium.serve.errors import StateLocked, StateUnreachable
 from cambium.serve.store.failures import known_errors
 from cambium.serve.store.folder_lock import FolderLock

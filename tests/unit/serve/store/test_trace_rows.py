@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cambium.core.nouns import AdapterState
+from cambium.serve.adapter_states import AdapterState
 from cambium.serve.errors import TraceNotFound
 from cambium.serve.store.records import AdapterRecord, LearnRecord, TraceRow
 from cambium.serve.store.state import State

@@ -24,7 +24,7 @@ from tests.nvidia_machine import (
 
 from cambium.core.canonical import canonical_json
 from cambium.core.errors import AttestationRefused
-from cambium.trust.attestation import PROFILES, AttestationResult, appraise
+from cambium.trust.attestation import HARDWARE, AttestationResult, appraise
 from cambium.trust.providers import nvml
 from cambium.trust.providers.nvidia import (
     NvidiaAttester,
@@ -107,9 +107,9 @@ def test_a_good_report_beside_a_processor_is_believed_and_labelled() -> None:
 
 def test_a_gpu_alone_is_accepted_by_nothing() -> None:
     assert gpu_verifier().verify(GOOD, nonce=NONCE).session == "ed25519:x"
-    assert "nvidia" not in PROFILES
+    assert "nvidia" not in HARDWARE
     with pytest.raises(AttestationRefused, match="unknown"):
-        appraise(GOOD, verifier=gpu_verifier(), nonce=NONCE, accept=("nvidia", *PROFILES), now=NOW)
+        appraise(GOOD, verifier=gpu_verifier(), nonce=NONCE, accept=("nvidia", *HARDWARE), now=NOW)
 
 
 @pytest.mark.filterwarnings("ignore:Parsed a serial number")
