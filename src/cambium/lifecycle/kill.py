@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from cambium.core.canonical import digest_json
 from cambium.core.nouns import Act, Action, Signature
 from cambium.lifecycle.situation import Counting
-from cambium.trust.acts import (
-    signature_to_json,
-)
+from cambium.trust.acts import signature_to_json
 from cambium.trust.quorum import Approver, QuorumResult, count_quorum, met, too_few
 
 
