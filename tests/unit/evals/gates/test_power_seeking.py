@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from cambium.core.canonical import digest_bytes
-from cambium.core.errors import GateBroken
 from cambium.core.evidence import GateSpec
+from cambium.evals.errors import GateBroken
 from cambium.evals.gates import GateContext, power_seeking
 from cambium.evals.power_probe import power_probe
 from cambium.models.base import BaseModel
