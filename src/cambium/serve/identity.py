@@ -22,6 +22,7 @@ from cambium.core.canonical import canonical_json
 from cambium.core.errors import AuditBroken, CambiumError, ConfigError
 from cambium.lifecycle.situation import Counting
 from cambium.serve.attesters import Attesting, attester_of
+from cambium.serve.errors import StateCorrupt
 from cambium.serve.log_head import prove_entry, sign_newest
 from cambium.serve.request_log import newest_signed
 from cambium.serve.revision_records import sign_manifest, verified_revision
@@ -72,8 +73,11 @@ class Identity:
 
         Raises:
             ConfigError: the key in office is in no file here.
+            StateCorrupt: there is none, or more than one.
         """
-        (row,) = tx.list_keys(role="server")
+        row = _in_office(tx)
+        if row is None:
+            raise StateCorrupt("the state has lost its server's key", mend="restore a backup")
         if row.key_id != self._key.key_id:
             self._key = _found(self._folder, row.key_id)[1]
         return self._key
@@ -157,12 +161,12 @@ def server_identity(folder: Path, state: State) -> Identity:
     Raises:
         ConfigError: the state knows another key than the files, or they are gone. A new key
             would not vouch for the revisions and the log that the first one signed.
+        StateCorrupt: the state knows more than one.
     """
     with state.transaction() as tx:  # so that of several first starts one makes the key
-        enrolled = tx.list_keys(role="server")
-        path = folder / SERVER_KEY
-        if enrolled:
-            return Identity(folder, settled_key(folder, enrolled[0].key_id))
+        enrolled, path = _in_office(tx), folder / SERVER_KEY
+        if enrolled is not None:
+            return Identity(folder, settled_key(folder, enrolled.key_id))
         if not path.exists():
             save_key(generate_key(), path, passphrase=passphrase_in(SERVER_PASSPHRASE))
         key, now = _load(path), time.time_ns() // 1_000_000
@@ -170,6 +174,15 @@ def server_identity(folder: Path, state: State) -> Identity:
                           public=key.public_key.raw, enrolled_at=now))  # fmt: skip
         tx.audit("key.enrolled", at=now, body={"key_id": key.key_id, "role": "server"})
     return Identity(folder, key)
+
+
+def _in_office(tx: Transaction) -> KeyRow | None:
+    """Returns the server's key in office, None before the first start."""
+    rows = tx.list_keys(role="server")
+    if len(rows) > 1:
+        raise StateCorrupt(f"the state has {len(rows)} server keys in office, which nobody but a "
+                           "forger puts there", mend="restore a backup")  # fmt: skip
+    return rows[0] if rows else None
 
 
 def settled_key(folder: Path, key_id: str) -> SigningKey:
