@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.serving import FACTS, TREES, People, served, small_config
+from tests.serving import FACTS, TREES, WAIT_S, People, served, small_config
 
 from cambium.core.errors import Stopped
 from cambium.core.evidence import GateSpec, Measurement
@@ -14,8 +14,6 @@ from cambium.evals.gates import GATES, GateContext
 from cambium.learn.online import LessonGroup
 from cambium.models.engine import GenerationRequest, TokenEvent
 from cambium.models.scoring import score
-
-WAIT_S = 60
 
 
 class Endless:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.serving import tiny_base
 
 from cambium.bench import trust_attacks, trust_crash, trust_tenants
 from cambium.bench.trust_attacks import ControlFailed
@@ -123,9 +124,12 @@ def test_an_answer_from_elsewhere_is_counted() -> None:
         assert trust_tenants.crossed([*right, wrong], versions) == 1, wrong
 
 
-def test_tenants_do_not_meet_while_weights_are_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tenants_do_not_meet_while_weights_are_swapped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a tiny base; the benchmark asks fifteen times as often, and the bundled one."""
     monkeypatch.setattr(trust_tenants, "REQUESTS", 80)
     monkeypatch.setattr(trust_tenants, "ANSWERS_BETWEEN_SWAPS", 5)
-    found, swaps = trust_tenants.run(lambda _: None)
+    found, swaps = trust_tenants.run(lambda _: None, model=tiny_base(tmp_path / "base"))
     assert found.tried >= 140 and swaps >= 12
     assert found.through == 0

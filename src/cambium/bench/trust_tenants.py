@@ -71,12 +71,16 @@ def crossed(answers: Sequence[Answered], versions: dict[str, set[str]]) -> int:
     return count
 
 
-def run(say: Callable[[str], None]) -> tuple[Attacks, int]:
-    """Returns answers and looks, tried and crossed, and how often weights were swapped."""
+def run(say: Callable[[str], None], *, model: Path | None = None) -> tuple[Attacks, int]:
+    """Returns answers and looks, tried and crossed, and how often weights were swapped.
+
+    Args:
+        model: the base's folder; None for the bundled one.
+    """
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder) / "state"
         tokens = _make_tokens(state)
-        with ChildServer(state) as server:
+        with ChildServer(state, model=model) as server:
             found = _live(server.url, tokens, say)
     swaps = sum(len(digests) - 1 for digests in found.versions.values())
     tried = len(found.answers) + found.looks.tried

@@ -98,7 +98,7 @@ def run(recipe: AblationRecipe, out: Path, report: Callable[[dict[str, float]], 
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns mean and standard deviation over seeds, by stream, variant and measure."""
+    """Returns mean, deviation and range over seeds, by stream, variant and measure."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["stream"], row["variant"]), []).append(row)
@@ -113,6 +113,8 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "measure": measure,
                     "mean": mean(values),
                     "deviation": stdev(values) if len(values) > 1 else None,
+                    "low": min(values),
+                    "high": max(values),
                     "seeds": len(values),
                 }
             )

@@ -16,14 +16,14 @@ TITLES = {
 
 
 def picture(summary: Sequence[Mapping[str, Any]], stream: str) -> str:
-    """Returns an SVG with a bar for each variant, and a line for one deviation over seeds."""
+    """Returns an SVG with a bar for each variant, and a line for the range over its seeds."""
     rows = [
         {
             "variant": row["variant"],
             "measure": TITLES[row["measure"]],
             "mean": row["mean"],
-            "low": row["mean"] - (row["deviation"] or 0.0),
-            "high": row["mean"] + (row["deviation"] or 0.0),
+            "low": row["low"],
+            "high": row["high"],
         }
         for row in summary
         if row["stream"] == stream and row["measure"] in TITLES

@@ -23,8 +23,10 @@ class ChildServer:
         OSError: on entering, when it ends at once or does not come up in time.
     """
 
-    def __init__(self, state: Path, *, env: Mapping[str, str] | None = None) -> None:
-        """Takes the state's folder, and what its environment says beside this process's own."""
+    def __init__(
+        self, state: Path, *, model: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        """Takes the state's folder, its base (None: the bundled one), and more environment."""
         self._env = {**os.environ, **(env or {})}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -32,13 +34,14 @@ class ChildServer:
         self.url = f"http://127.0.0.1:{self.port}"
         state.mkdir(parents=True, exist_ok=True)
         self.log = state / "server.log"
-        self._state = state
+        self._state, self._model = state, model
         self._process: subprocess.Popen[bytes] | None = None
         self.http = httpx.Client(base_url=self.url, timeout=300.0)
 
     def __enter__(self) -> ChildServer:
         command = [sys.executable, "-m", "cambium", "serve"]
         command += ["--state", str(self._state), "--port", str(self.port)]
+        command += ["--model", str(self._model)] if self._model else []
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._env)
         deadline = time.monotonic() + START_TIMEOUT_S

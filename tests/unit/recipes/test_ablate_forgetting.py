@@ -49,12 +49,13 @@ def test_runs_that_are_there_are_not_made_again(
     assert (tmp_path / "text.svg").read_text().startswith("<svg")
 
 
-def test_the_summary_is_mean_and_deviation_over_seeds() -> None:
+def test_the_summary_is_mean_deviation_and_range_over_seeds() -> None:
     rows = [{"stream": "s", "variant": "v", "seed": i, "forgetting": float(x)}
             for i, x in enumerate((1, 2, 6))]  # fmt: skip
     (found,) = ablation.summary(rows)
     assert (found["mean"], found["seeds"]) == (3.0, 3)
     assert found["deviation"] == pytest.approx(7**0.5)
+    assert (found["low"], found["high"]) == (1.0, 6.0)
     assert ablation.summary(rows[:1])[0]["deviation"] is None
     assert "forgetting, points" in picture([found], "s")
 
