@@ -83,7 +83,8 @@ def test_a_state_is_worked_on_without_a_server(cambium, tmp_path: Path) -> None:
         assert cambium(command, "p-none", "--state", state).status == 2
 
     roles = [k["role"] for k in cambium("key", "list", "--state", state, "--json").json["keys"]]
-    assert sorted(roles) == ["approver"] * 3 + ["operator", "root", "server"]
+    people = ["approver"] * 3 + ["attester", "evaluator", "operator", "root", "server"]
+    assert sorted(roles) == people
     assert cambium("policy", "show", "--state", state).status == 0
     (genesis,) = cambium("revisions", "--state", state, "--json").json["revisions"]
     keys = ["--key", *(state / "keys" / f"approver-{i}.key" for i in (1, 2))]

@@ -43,7 +43,7 @@ def record(i: int, source: str, loss: float) -> sweep.Record:
 
 def test_the_bars_are_the_policys() -> None:
     text = (resources.files("cambium.serve") / "development_policy.toml").read_text()
-    text = text.format(state="", k=2, rollback_k=2, approvers="", operators="")
+    text = text.format(state="", k=2, rollback_k=2, approvers="", operators="", roles="")
     gates = {gate["name"]: gate for gate in tomllib.loads(text)["gates"]}
     for spec in sweep.recipe().gates:
         declared = gates[spec.name]
