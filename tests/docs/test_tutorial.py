@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial" / "first-merge.md"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_every_block_of_the_tutorial_runs() -> None:
     text = TUTORIAL.read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
