@@ -38,10 +38,7 @@ from cambium.serve.publish import Published
 from cambium.serve.situation import situation_now
 from cambium.serve.store.records import ApprovalRow, ExampleRecord, LearnRecord
 from cambium.serve.store.transaction import Transaction
-from cambium.trust.acts import (
-    check_act,
-    signature_to_json,
-)
+from cambium.trust.acts import check_act, signature_to_json
 from cambium.trust.policy import Policy
 from cambium.trust.quorum import Approver
 
