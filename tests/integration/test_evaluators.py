@@ -36,6 +36,11 @@ class Named:
                    root_public=self.people.root.public_key)  # fmt: skip
         (state / "keys").mkdir()
 
+    def hold_own(self, state: Path) -> None:
+        """The first evaluator's key and the attester's are the server's."""
+        hold(state, "evaluator", self.evaluators[0])
+        hold(state, "attester", self.attester)
+
 
 def _table(name: str, keys: Any, k: int) -> str:
     people = ", ".join(
@@ -53,6 +58,14 @@ def named(people: People) -> Named:
 
 def hold(state: Path, name: str, key: SigningKey) -> None:
     save_key(key, state / "keys" / f"{name}.key")
+
+
+def approved(server: Server) -> str:
+    """Returns a proposal that two approvers have signed."""
+    proposal = server.awaiting("trees", "trees", TREES)
+    for person in (0, 1):
+        server.approve(proposal, person)
+    return proposal
 
 
 def blockers(server: Server, proposal: str) -> list[str]:
@@ -77,15 +90,12 @@ def test_an_evaluator_elsewhere_signs_what_the_servers_own_has_signed(
     base: Path, named: Named, tmp_path: Path
 ) -> None:
     named.init(tmp_path, k=2)
-    hold(tmp_path, "evaluator", named.evaluators[0])
-    hold(tmp_path, "attester", named.attester)
+    named.hold_own(tmp_path)
     with served(small_config(tmp_path, model=str(base)), named.people) as server:
         assert server.get("/policy")["left_to_the_server"] == []
         roles = {row["role"] for row in server.get("/keys")["keys"]}
         assert {"evaluator", "attester", "server"} <= roles
-        proposal = server.awaiting("trees", "trees", TREES)
-        for person in (0, 1):
-            server.approve(proposal, person)
+        proposal = approved(server)
         assert blockers(server, proposal) == ["evidence: 1 of 2 evaluators signed"]
         strangers = (named.attester, named.people.approvers[0], generate_key())
         for key, code in [(key, "key_unknown") for key in strangers]:
@@ -119,13 +129,10 @@ def test_a_revoked_evaluators_looks_are_taken_anew_by_a_good_one(
     base: Path, named: Named, tmp_path: Path
 ) -> None:
     named.init(tmp_path, k=1)
-    hold(tmp_path, "evaluator", named.evaluators[0])
-    hold(tmp_path, "attester", named.attester)
+    named.hold_own(tmp_path)
     config = small_config(tmp_path, model=str(base))
     with served(config, named.people) as server:
-        proposal = server.awaiting("trees", "trees", TREES)
-        for person in (0, 1):
-            server.approve(proposal, person)
+        proposal = approved(server)
         lost = named.evaluators[0]
         act = server.act(Action.REVOKE, lost.public_key.digest)
         signed = signature_to_json(sign_act(named.people.root, act))

@@ -152,7 +152,8 @@ def _view(proposal: Proposal, proposals: Proposals, tx: Transaction) -> dict[str
                 "digest": record_digest(row.envelope),
                 "look": row.look,
                 "gate": row.gate,
-                "signed_by": [names.get(key, "server") for key in _keys(row.envelope)],
+                # Whoever is not listed any more is named by the key, not taken for the server.
+                "signed_by": ["server", *(names.get(k, k) for k in _keys(row.envelope)[1:])],
                 "envelope": row.envelope,
             }
             for row in rows

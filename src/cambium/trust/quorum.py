@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from cambium.core.errors import PolicyInvalid, ThresholdNotMet, TrustError
 from cambium.core.nouns import Act, Action, Signature
-from cambium.trust.acts import (
-    check_act,
-)
+from cambium.trust.acts import check_act
 from cambium.trust.keys import PublicKey
 
 

@@ -13,9 +13,7 @@ from cambium.core.errors import TrustError
 from cambium.core.nouns import Act, Action
 from cambium.serve.signed_records import signature_from_json
 from cambium.serve.store.key_files import save_key
-from cambium.trust.acts import (
-    check_act,
-)
+from cambium.trust.acts import check_act
 from cambium.trust.keys import generate_key
 
 TARGET, POLICY = "sha256:" + "a" * 64, "sha256:" + "b" * 64

@@ -8,9 +8,7 @@ import pytest
 from cambium.core.canonical import digest_bytes
 from cambium.core.errors import PolicyInvalid
 from cambium.core.nouns import Act, Action, Signature, SignedAct
-from cambium.trust.acts import (
-    sign_act,
-)
+from cambium.trust.acts import sign_act
 from cambium.trust.keys import generate_key
 from cambium.trust.quorum import Approver, QuorumResult, count_quorum
 
