@@ -138,7 +138,7 @@ class BaseModel:
             if self._active is None or path not in self._active.sites:
                 return None
             for a, b in self._active.sites[path]:
-                output = _add_product(output, args[0] @ a, b)
+                output = add_product(output, args[0] @ a, b)
             return output
 
         return add_update
@@ -216,7 +216,7 @@ def _stack_prompts(rows: Sequence[Sequence[Tensor]]) -> Tensor | None:
     return prompts
 
 
-def _add_product(output: Tensor, left: Tensor, right: Tensor) -> Tensor:
+def add_product(output: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Returns `output + left @ right`; row by row where each row has its own `right`."""
     if right.dim() == 3:
         # Not `baddbmm`: its last bits depend on what the other rows add.
@@ -229,18 +229,23 @@ def _stack_site(
     adapters: Sequence[Sequence[Adapter]], path: str, num_slices: int
 ) -> tuple[tuple[Tensor, Tensor], ...]:
     some = next(one for row in adapters for one in row if path in one.a)
-    a = torch.zeros(len(adapters), some.a[path].shape[1], num_slices * RANK_SLICE)
-    b = torch.zeros(len(adapters), num_slices * RANK_SLICE, some.b[path].shape[0])
-    for i, row in enumerate(adapters):
-        at = 0
-        for one in row:
-            r = one.rank
-            if path in one.a:
-                a[i, :, at : at + r] = one.a[path].T
-                b[i, at : at + r] = one.b[path].T * one.scaling
-            at += r
+    rank = num_slices * RANK_SLICE
+    a = torch.stack([_side_by_side([one.a[path].T if path in one.a else one.rank for one in row],
+                                   len(some.a[path].T), rank) for row in adapters])  # fmt: skip
+    b = torch.stack([_side_by_side(
+        [one.b[path] * one.scaling if path in one.b else one.rank for one in row],
+        len(some.b[path]), rank).T for row in adapters])  # fmt: skip
     slices = zip(a.split(RANK_SLICE, dim=2), b.split(RANK_SLICE, dim=1), strict=True)
     return tuple((one.contiguous(), two.contiguous()) for one, two in slices)
+
+
+def _side_by_side(parts: Sequence[Tensor | int], length: int, rank: int) -> Tensor:
+    """Returns the parts [length r] as one [length rank]; a number stands for so many zeros."""
+    if len(parts) == 1 and isinstance(parts[0], Tensor) and parts[0].shape[1] == rank:
+        return parts[0]
+    held = sum(part if isinstance(part, int) else part.shape[1] for part in parts)
+    filled = [torch.zeros(length, p) if isinstance(p, int) else p for p in (*parts, rank - held)]
+    return torch.cat(filled, dim=1)
 
 
 def load_base(path: str | Path | None = None) -> BaseModel:

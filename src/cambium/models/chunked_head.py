@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 HEAD_CHUNK = 256
+# Below this a probability loses digits in fp32.
+FAINT = 1e-30
 
 # Takes fp32 logits [m V], which it may overwrite, and which of the M positions they are; returns
 # losses [m] in nats and their gradient by the logits, scaled by each position's weight, or None
@@ -73,15 +75,17 @@ class CrossEntropy:
 
     def __call__(self, logits: Tensor, part: slice, wanted: bool) -> tuple[Tensor, Tensor | None]:
         own = self.targets[part][:, None]
-        right = logits.gather(1, own)
-        # One exponential a logit: the likeliest one's probability tells the total.
-        grad = logits.softmax(dim=1)
-        total = logits.amax(dim=1, keepdim=True) - grad.amax(dim=1, keepdim=True).log_()
-        losses = (total - right)[:, 0]
+        likely = logits.softmax(dim=1)
+        right = likely.gather(1, own)
+        losses = -right.log()
+        # Too unlikely for a probability in fp32, the logits themselves tell.
+        if (faint := (right < FAINT)[:, 0]).any():
+            rest = logits[faint]
+            losses[faint] = rest.logsumexp(1, keepdim=True) - rest.gather(1, own[faint])
         if not wanted:
-            return losses, None
-        grad.scatter_add_(1, own, torch.full_like(right, -1.0))
-        return losses, grad.mul_(self.weights[part][:, None])
+            return losses[:, 0], None
+        likely.scatter_add_(1, own, torch.full_like(right, -1.0))
+        return losses[:, 0], likely.mul_(self.weights[part][:, None])
 
 
 def cross_entropy(targets: Tensor, weights: Tensor) -> CrossEntropy:

@@ -7,12 +7,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
-# What answers under way get of the processor, at least, while others want it too.
+# What answers under way get of the time, at least, while others want it too.
 ANSWERS_SHARE = 0.85
+# But no pass waits longer than this for what another took: the first of a new shape takes many
+# times what it takes ever after, and would hold up whoever comes next for as many seconds.
+MAX_WAIT_S = 1.0
 _Result = TypeVar("_Result")
 _Job = tuple[Callable[[], Any], "Future[Any]"]
 
@@ -25,8 +29,8 @@ class ComputeThread:
     So while this is open, all other threads of the process compute on one core each, and surely
     so where `OMP_NUM_THREADS=1` was set before torch was imported.
 
-    While answers are under way, a pass of another kind leaves a debt of time to them, and none
-    follows before it is paid: not even in the moments between two passes of an answer.
+    While answers are under way, a pass of another kind leaves the time after it to them, and none
+    follows before that is over: not even in the moments between two passes of an answer.
 
     Args:
         num_threads: that a pass runs on; None for as many as torch uses now.
@@ -38,7 +42,7 @@ class ComputeThread:
         self._others: deque[_Job] = deque()
         self._wake = threading.Condition()
         self._expects_answers = False
-        self._debt_s = 0.0
+        self._others_from = 0.0
         self._closing = False
         ready: Future[None] = Future()
         self._thread = threading.Thread(
@@ -74,7 +78,7 @@ class ComputeThread:
         """Says whether answers are under way."""
         with self._wake:
             self._expects_answers = expected
-            self._debt_s = 0.0
+            self._others_from = 0.0
             self._wake.notify()
 
     def close(self) -> None:
@@ -94,29 +98,29 @@ class ComputeThread:
             (work, result), is_answer = taken
             started = time.monotonic()
             try:
-                result.set_result(work())
+                tell = partial(result.set_result, work())
             except BaseException as error:  # noqa: BLE001 - told to whoever asked
-                result.set_exception(error)
-            self._book(time.monotonic() - started, is_answer=is_answer)
+                tell = partial(result.set_exception, error)
+            if not is_answer:
+                self._leave_time(time.monotonic() - started)
+            tell()
 
     def _next(self) -> tuple[_Job, bool] | None:
         """Waits for the next pass and whether it is an answer's; None when all is over."""
         with self._wake:
             while True:
-                if self._others and not self._debt_s:
+                wait_s = self._others_from - time.monotonic()
+                if self._others and (wait_s <= 0 or self._closing):
                     return self._others.popleft(), False
                 if self._answers:
                     return self._answers.popleft(), True
                 if self._closing:
-                    self._debt_s = 0.0
-                    if not self._others:
-                        return None
-                else:
-                    self._wake.wait()
+                    return None
+                self._wake.wait(wait_s if self._others else None)
 
-    def _book(self, seconds: float, *, is_answer: bool) -> None:
+    def _leave_time(self, seconds: float) -> None:
+        """Leaves to answers under way what they are owed for a pass of so many seconds."""
         with self._wake:
-            if is_answer:
-                self._debt_s = max(0.0, self._debt_s - seconds)
-            elif self._expects_answers:
-                self._debt_s += seconds * ANSWERS_SHARE / (1 - ANSWERS_SHARE)
+            if self._expects_answers:
+                owed_s = seconds * ANSWERS_SHARE / (1 - ANSWERS_SHARE)
+                self._others_from = time.monotonic() + min(owed_s, MAX_WAIT_S)

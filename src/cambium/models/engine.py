@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cambium.core.errors import DataError, Stopped
 from cambium.models.adapter import Adapter, virtual_tokens
+from cambium.models.answer_passes import NewTokens, answer_passes
 from cambium.models.base import BaseModel, RowWeights, stack_rows
 from cambium.models.row_stack import RowStack
 from cambium.models.sampling import SamplingConfig, TokenLogprob, sample, token_logprob
@@ -97,6 +98,7 @@ class Engine:
         self.config = config or EngineConfig()
         self.context = min(base.context, self.config.max_context)
         text_config = base.model.config.get_text_config()
+        self._passes = answer_passes(base)
         self._cache = SlotCache(text_config.num_hidden_layers, self.config.num_rows)
         self._rows: list[Ticket | None] = [None] * self.config.num_rows
         self._weights = RowStack(self.config.num_rows)
@@ -243,15 +245,14 @@ class Engine:
         self._cache.positions = torch.arange(length).expand(per_pass, length)
         self._cache.read_length = None
         causal = torch.ones(length, length, dtype=torch.bool).tril()
-        logits = self._pass(
-            weights,
-            input_ids=tokens,
-            attention_mask=causal.expand(per_pass, 1, length, length),
-            position_ids=self._cache.positions,
-            logits_to_keep=torch.tensor([len(t.read) - 1 for _, t in filled]),
-        )
+        logits = self._pass(weights, NewTokens(
+            tokens=tokens,
+            positions=self._cache.positions,
+            mask=causal.expand(per_pass, 1, length, length),
+            last=torch.tensor([len(t.read) - 1 for _, t in filled]),
+        ))  # fmt: skip
         for i, (row, ticket) in enumerate(members):
-            self._accept(row, ticket, logits[i, i])
+            self._accept(row, ticket, logits[i])
             if self._rows[row] is ticket:
                 self._weights.put(row, ticket.request.adapters, weights, i)
 
@@ -270,21 +271,15 @@ class Engine:
         self._cache.positions = positions
         self._cache.read_length = read
         mask = (torch.arange(read) <= positions)[:, None, None, :]
-        logits = self._pass(
-            self._weights.weights, input_ids=tokens, attention_mask=mask, position_ids=positions
-        )
+        last = torch.zeros(self.config.num_rows, dtype=torch.long)
+        new = NewTokens(tokens=tokens, positions=positions, mask=mask, last=last)
+        logits = self._pass(self._weights.weights, new)
         for row, ticket in active:
-            self._accept(row, ticket, logits[row, -1])
+            self._accept(row, ticket, logits[row])
 
-    def _pass(self, weights: RowWeights | None, **inputs: Tensor) -> Tensor:
-        """Returns the logits [B T V] of one pass over the cache."""
-
-        def run() -> Tensor:
-            with self.base.rows(weights) as model:
-                logits: Tensor = model(past_key_values=self._cache, use_cache=True, **inputs).logits
-            return logits
-
-        return self.base.run(run, is_answer=True)
+    def _pass(self, weights: RowWeights | None, new: NewTokens) -> Tensor:
+        """Returns the logits [B V] of one pass over the cache."""
+        return self.base.run(lambda: self._passes.logits(new, self._cache, weights), is_answer=True)
 
     def _accept(self, row: int, ticket: Ticket, logits: Tensor) -> None:
         if ticket.cancelled:

@@ -208,15 +208,14 @@ class _Joint:
 
     def forward(self, x: Tensor, within: FlatPass) -> tuple[Tensor, Tensor | None]:
         """Returns outputs [N O] and, with an adapter, the products by its A, [K n MR]."""
-        out, chunk = self._forward(x), within.pack.chunk
-        inner = None
+        out, in_chunks, inner = self._forward(x), within.pack.in_chunks, None
         for stack, owners in within.stacks():
             halves = stack.joint_halves(self.paths)
             if halves is None:
                 continue
             a, b = (half if owners is None else half[owners] for half in halves)
-            by_a = torch.bmm(x.view(-1, chunk, x.shape[1]), a.transpose(1, 2))
-            out.view(-1, chunk, out.shape[1]).baddbmm_(by_a, b.transpose(1, 2))
+            by_a = torch.bmm(in_chunks(x), a.transpose(1, 2))
+            in_chunks(out).baddbmm_(by_a, b.transpose(1, 2))
             if stack is within.stack:
                 inner = by_a
         return out, inner
@@ -235,8 +234,8 @@ class _Joint:
             grad: of the outputs [N O].
             saved: the inputs, and what `forward` gave beside the outputs.
         """
-        (x, inner), chunk = saved, within.pack.chunk
-        chunks = grad.view(-1, chunk, grad.shape[1])
+        (x, inner), in_chunks = saved, within.pack.in_chunks
+        chunks = in_chunks(grad)
         by_x = self._backward(grad) if needs_input else x[:0]
         for stack, owners in within.stacks():
             halves = stack.joint_halves(self.paths)
@@ -245,9 +244,9 @@ class _Joint:
             a, b = (half if owners is None else half[owners] for half in halves)
             by_inner = torch.bmm(chunks, b)
             if needs_input:
-                by_x.view(-1, chunk, x.shape[1]).baddbmm_(by_inner, a)
+                in_chunks(by_x).baddbmm_(by_inner, a)
             if stack is within.stack and inner is not None:
-                by_a = torch.bmm(by_inner.transpose(1, 2), x.view(-1, chunk, x.shape[1]))
+                by_a = torch.bmm(by_inner.transpose(1, 2), in_chunks(x))
                 by_b = torch.bmm(chunks.transpose(1, 2), inner)
                 stack.add_grad(self.paths, owners, by_a, by_b)
         return by_x

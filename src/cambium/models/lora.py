@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from safetensors.torch import save
+from safetensors.numpy import save
 from torch import Tensor, nn
 
 from cambium.core.canonical import canonical_json
@@ -110,8 +110,9 @@ class Lora:
         """Returns the two PEFT files; the same weights always give the same bytes."""
         tensors = {}
         for path in sorted(self.a):
-            tensors[f"{_PREFIX}{path}.lora_A.weight"] = self.a[path].detach().float().contiguous()
-            tensors[f"{_PREFIX}{path}.lora_B.weight"] = self.b[path].detach().float().contiguous()
+            for half, weights in (("A", self.a), ("B", self.b)):
+                tensor = weights[path].detach().float().contiguous()
+                tensors[f"{_PREFIX}{path}.lora_{half}.weight"] = tensor.numpy()
         targets = self.config.target_modules
         leaves = sorted({path.rsplit(".", 1)[-1] for path in self.a})
         names = targets if targets != (ALL_LINEAR,) else leaves
@@ -214,13 +215,16 @@ def from_bytes(data: AdapterBytes, sites: Mapping[str, LinearSite]) -> Lora:
 
 def delta_norms(lora: Lora) -> dict[str, float]:
     """Returns the Frobenius norm of each module's update, without forming it."""
-    norms = {}
+    alike: dict[tuple[torch.Size, torch.Size], list[str]] = {}
     for path, a in lora.a.items():
-        gram_a = a.double() @ a.double().T
-        gram_b = lora.b[path].double().T @ lora.b[path].double()
-        squared = (gram_a * gram_b).sum().clamp_min(0)
-        norms[path] = lora.config.scaling * float(squared.sqrt())
-    return norms
+        alike.setdefault((a.shape, lora.b[path].shape), []).append(path)
+    norms: dict[str, float] = {}
+    for paths in alike.values():
+        a = torch.stack([lora.a[path] for path in paths]).double()
+        b = torch.stack([lora.b[path] for path in paths]).double()
+        squared = ((a @ a.transpose(1, 2)) * (b.transpose(1, 2) @ b)).sum(dim=(1, 2)).clamp_min(0)
+        norms.update(zip(paths, (lora.config.scaling * squared.sqrt()).tolist(), strict=True))
+    return {path: norms[path] for path in lora.a}
 
 
 def _split_key(key: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ def prepare_process() -> bool:
     to gigabytes when texts of many lengths are learned; it is read at oneDNN's first use.
     """
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
     if not sys.platform.startswith("linux"):
         return False
     try:

@@ -94,13 +94,14 @@ class _SiteFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, anchor: Tensor, site: _Site, within: FlatPass) -> Tensor:
-        out, chunk, inner = nn.functional.linear(x, site.weight, site.bias), within.pack.chunk, None
+        out, inner = nn.functional.linear(x, site.weight, site.bias), None
+        in_chunks = within.pack.in_chunks
         for stack, owners in within.stacks():
             if site.path not in stack.paths:
                 continue
             a, b = (t if owners is None else t[owners] for t in stack.halves(site.path))
-            by_a = torch.bmm(x.view(-1, chunk, x.shape[-1]), a.transpose(1, 2))
-            out.view(-1, chunk, out.shape[-1]).baddbmm_(by_a, b.transpose(1, 2))
+            by_a = torch.bmm(in_chunks(x), a.transpose(1, 2))
+            in_chunks(out).baddbmm_(by_a, b.transpose(1, 2))
             if stack is within.stack:
                 inner = by_a
         ctx.save_for_backward(x, inner)
@@ -111,8 +112,8 @@ class _SiteFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, inner = ctx.saved_tensors
         site, within = ctx.place
-        out, chunk = grads[0].contiguous(), within.pack.chunk
-        out_chunks = out.view(-1, chunk, out.shape[-1])
+        out, in_chunks = grads[0].contiguous(), within.pack.in_chunks
+        out_chunks = in_chunks(out)
         dx = torch.matmul(out, site.weight) if ctx.needs_input_grad[0] else None
         for stack, owners in within.stacks():
             if site.path not in stack.paths:
@@ -120,9 +121,9 @@ class _SiteFunction(torch.autograd.Function):
             a, b = (t if owners is None else t[owners] for t in stack.halves(site.path))
             by_inner = torch.bmm(out_chunks, b)
             if dx is not None:
-                dx.view(-1, chunk, dx.shape[-1]).baddbmm_(by_inner, a)
+                in_chunks(dx).baddbmm_(by_inner, a)
             if stack is within.stack:
-                by_a = torch.bmm(by_inner.transpose(1, 2), x.view(-1, chunk, x.shape[-1]))
+                by_a = torch.bmm(by_inner.transpose(1, 2), in_chunks(x))
                 stack.add_grad(
                     (site.path,), owners, by_a, torch.bmm(out_chunks.transpose(1, 2), inner)
                 )

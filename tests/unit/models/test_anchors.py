@@ -62,6 +62,6 @@ def test_a_broken_pass_is_told_as_what_it_is(
     def broken(*args: object, **kwargs: object) -> torch.Tensor:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(engine.base.model, "forward", broken)
+    monkeypatch.setattr(engine._passes, "logits", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         write_anchors(engine, [("base", ())], number=3, num_tokens=40, seed=3)

@@ -36,3 +36,12 @@ def test_it_is_cross_entropy_with_its_gradient(positions: int, with_bias: bool) 
     with torch.no_grad():
         again = head_losses(hidden, weight, added, cross_entropy(targets, weights))
     assert torch.equal(again, found)
+
+
+def test_what_was_thought_impossible_has_its_exact_loss() -> None:
+    logits = torch.tensor([[200.0, 0.0, 1.0], [0.0, 1.0, 2.0], [0.0, -3e4, 0.0]])
+    targets = torch.tensor([1, 1, 1])
+    found, grad = cross_entropy(targets, torch.ones(3))(logits.clone(), slice(0, 3), True)
+    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    assert torch.allclose(found, expected) and grad is not None
+    assert grad[0].tolist() == [1, -1, 0]

@@ -3,12 +3,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
-from cambium.models.compute_thread import ComputeThread
+from cambium.models.compute_thread import MAX_WAIT_S, ComputeThread
+
+NEVER = 1e8  # on a clock that counts seconds
 
 
 @pytest.fixture
@@ -101,43 +104,54 @@ def test_others_come_in_the_order_of_asking(compute: ComputeThread) -> None:
     assert order == list(range(6))
 
 
-def test_answers_are_paid_before_another_pass(compute: ComputeThread) -> None:
-    """A pass of one second leaves three to answers: in their gaps no other pass begins."""
+def test_a_pass_leaves_time_to_answers_before_another(compute: ComputeThread) -> None:
     compute.expect_answers(True)
     order: list[str] = []
     held = Held(compute)
-    other = queue_up(compute, lambda: order.append("other"), is_answer=False)
     held.let_go()
-    assert compute._debt_s > 0
-    compute._debt_s = 1e6  # whatever the clock said
+    compute._others_from = NEVER
+    other = queue_up(compute, lambda: order.append("other"), is_answer=False)
     for _ in range(5):
         compute.run(lambda: order.append("answer"), is_answer=True)
     assert order == ["answer"] * 5
-    compute._debt_s = 1e-9
+    compute._others_from = 0.0
     compute.run(lambda: order.append("answer"), is_answer=True)
     other.join(10)
-    assert order == ["answer"] * 6 + ["other"]
+    assert sorted(order[5:]) == ["answer", "other"]
 
 
-def test_nothing_is_owed_when_no_answer_is_under_way(compute: ComputeThread) -> None:
+def test_the_time_left_to_answers_is_over_without_any(compute: ComputeThread) -> None:
+    compute.expect_answers(True)
+    compute._leave_time(0.001)
+    compute.run(lambda: None)
+    assert time.monotonic() >= compute._others_from - MAX_WAIT_S
+    assert not compute._others
+
+
+def test_nobody_waits_for_long_after_a_long_pass(compute: ComputeThread) -> None:
+    compute.expect_answers(True)
+    compute._leave_time(3600.0)
+    assert 0 < compute._others_from - time.monotonic() <= MAX_WAIT_S
+
+
+def test_nothing_is_left_when_no_answer_is_under_way(compute: ComputeThread) -> None:
     compute.expect_answers(True)
     Held(compute).let_go()
-    assert compute._debt_s > 0
+    compute._others_from = NEVER
     other = queue_up(compute, lambda: None, is_answer=False)
     compute.expect_answers(False)
     other.join(10)
     assert not other.is_alive()
     Held(compute).let_go()
-    assert compute._debt_s == 0
+    assert compute._others_from == 0
 
 
-def test_closing_runs_what_waits_even_in_debt() -> None:
+def test_closing_runs_what_waits_whatever_is_owed() -> None:
     compute = ComputeThread(2)
     compute.expect_answers(True)
     done: list[bool] = []
-    held = Held(compute)
+    compute._others_from = NEVER
     other = queue_up(compute, lambda: done.append(True), is_answer=False)
-    held.let_go()
     compute.close()
     other.join(10)
     assert done == [True]

@@ -179,7 +179,7 @@ def test_a_failing_pass_fails_its_rows_aloud_and_the_engine_goes_on(
         def broken(*args: object, **kwargs: object) -> None:
             raise RuntimeError("this pass is broken")
 
-        patch.setattr(engine.base.model, "forward", broken)
+        patch.setattr(engine._passes, "logits", broken)
         failed = together(engine, [request, request])
         with pytest.raises(RuntimeError, match="this pass is broken"):
             engine.generate(request)

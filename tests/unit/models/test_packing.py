@@ -25,8 +25,9 @@ def test_every_token_is_there_once_with_its_place_and_its_adapter(
     segments = segments_of(lengths)
     packed = pack(segments)
     size = len(packed.tokens)
-    assert size == pass_length(size) and size % packed.chunk == 0
-    assert len(packed.owners) * packed.chunk == size
+    assert size == pass_length(size) and packed.chunk % BLOCK == 0
+    used = len(packed.owners) * packed.chunk
+    assert used <= size == pass_length(used)
     owners = packed.owners.repeat_interleave(packed.chunk)
     at = 0
     for segment in segments:
@@ -75,10 +76,27 @@ def test_equal_shares_need_no_gathering() -> None:
     packed = pack(segments_of([(g, 32) for g in range(4)]))
     assert packed.is_grid and packed.in_order and packed.chunk == 32
     assert packed.owners.tolist() == [0, 1, 2, 3]
-    uneven = pack(segments_of([(0, 32), (1, 33)]))
-    assert not uneven.is_grid and uneven.chunk == BLOCK
     one = pack(segments_of([(0, 7), (0, 9), (0, 50)]))
     assert one.chunk == len(one.tokens) and one.in_order
+
+
+def test_chunks_are_as_long_as_costs_least() -> None:
+    nearly = pack(segments_of([(0, 32), (1, 33), (2, 48)]))
+    assert nearly.in_order and nearly.chunk == 48 and len(nearly.tokens) == 160
+    far = pack(segments_of([*((g, 32) for g in range(8)), (8, 300)]))
+    assert far.chunk == 32 and not far.in_order
+    assert far.owners.tolist() == [*range(8), *[8] * 10]
+
+
+@given(lengths=LENGTHS)
+def test_chunks_hold_the_tokens_of_their_owner_and_padding(lengths: list[tuple[int, int]]) -> None:
+    packed = pack(segments_of(lengths))
+    chunks = packed.in_chunks(packed.tokens[:, None].contiguous())
+    assert chunks.shape == (len(packed.owners), packed.chunk, 1)
+    assert torch.equal(chunks, packed.in_chunks(packed.tokens[None, :, None].contiguous()))
+    real = torch.ones(len(packed.tokens), dtype=torch.bool)
+    real[packed.padding] = False
+    assert not real[chunks.numel() :].any()
 
 
 def test_a_recorded_length_is_kept() -> None:

@@ -143,7 +143,7 @@ def test_whoever_comes_while_answers_are_owed_time_joins_the_group(
     try:
         llama.expect_answers(True)
         llama.run(lambda: time.sleep(0.01))
-        llama.compute_thread._debt_s = 1e6
+        llama.compute_thread._others_from = 1e8
         with ThreadPoolExecutor(5) as pool:
             asked = [pool.submit(queue.learn, lesson(llama, s), tenant="t") for s in range(5)]
             while len(queue._waiting) < 5:
