@@ -118,6 +118,9 @@ class EphemeralAdapters:
         # Whoever puts into or takes out of `_live` holds this from reading the row on, so that
         # an adapter that has ended meanwhile cannot come back.
         self._lock = threading.Lock()
+        # Lessons that were learned together are written one by one: Python runs one thread at a
+        # time, and each pass of an answer would wait for all of them again and again.
+        self._writing = threading.Lock()
         self._weight_norms = {
             path: float(torch.linalg.norm(base.model.get_submodule(path).weight.float()))
             for path in base.sites
@@ -197,8 +200,11 @@ class EphemeralAdapters:
                     mend="propose it, or start another",
                 )
             taken = self._take_steps(live, call)
-            check_result(name, taken.result, weight_norms=self._weight_norms, bounds=self.bounds)
-            after = self._persist(live, call, taken)
+            with self._writing:
+                check_result(
+                    name, taken.result, weight_norms=self._weight_norms, bounds=self.bounds
+                )
+                after = self._persist(live, call, taken)
             self._around.count_lesson(taken.result)
             return before, after, taken.result
 
