@@ -127,7 +127,7 @@ class AdapterRows(Rows):
         self._need_blob(record.blob)
         values = values_of(record)
         del values["id"]
-        insert = self._insert(Example).values(**values)
+        insert = self._open_insert(Example).values(**values)
         once = insert.on_conflict_do_nothing(index_elements=["adapter", "digest"])
         return self._connection.execute(once.returning(Example.id)).first() is not None
 

@@ -85,7 +85,7 @@ class LedgerRows(Rows):
 
     def set_meta(self, key: str, *, value: str) -> None:
         """Sets a single value."""
-        first = self._insert(Meta).values(key=key, value=value)
+        first = self._open_insert(Meta).values(key=key, value=value)
         put = first.on_conflict_do_update(index_elements=["key"], set_={"value": value})
         self._connection.execute(put)
 

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, String, cast, delete, func, insert, select
 
 from cambium.serve.errors import TraceNotFound
 from cambium.serve.store.records import LearnRecord, TraceRow
-from cambium.serve.store.rows import Rows, columns, values_of
+from cambium.serve.store.rows import Rows, columns
 from cambium.serve.store.schema import (
     Adapter,
     LearnStep,
@@ -36,10 +36,7 @@ class TraceRows(Rows):
 
     def put_traces(self, rows: Sequence[TraceRow]) -> None:
         """Keeps what stood behind many answers, in one statement."""
-        fresh = self._insert(Trace)
-        changed = {name: fresh.excluded[name] for name in ("at", "record", "tenant")}
-        statement = fresh.on_conflict_do_update(index_elements=["request_id"], set_=changed)
-        self._connection.execute(statement, [values_of(row) for row in rows])
+        self._put_all(Trace, rows)
 
     def get_trace(self, request_id: str) -> TraceRow:
         """Returns what stood behind an answer.
