@@ -16,7 +16,7 @@ import torch
 ANSWERS_SHARE = 0.85
 # But no pass waits longer than this for what another took: the first of a new shape takes many
 # times what it takes ever after, and would hold up whoever comes next for as many seconds.
-MAX_WAIT_S = 1.0
+MAX_WAIT_S = 2.0
 _Result = TypeVar("_Result")
 _Job = tuple[Callable[[], Any], "Future[Any]"]
 

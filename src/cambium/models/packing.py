@@ -55,7 +55,8 @@ class Pack:
         tokens, positions, targets: shape [N]; padding has target `IGNORED`.
         owners: the adapter of each chunk of `chunk` tokens, shape [K]; likewise `parents`. Past
             the last chunk all is padding.
-        lanes: where each sequence's tokens are, shape [S T]; past its end, its own last token.
+        lanes: where each sequence's tokens are, its prompt's before its own, shape [S T]; past its
+            end, its own last token. What others continue has no lane of its own.
         slots: where each token is in the flattened lanes, shape [N]; padding points to slot 0.
         padding: which tokens are padding.
         copies: which flattened lanes are no token's slot: a prompt's other copies, and what is
@@ -118,16 +119,16 @@ def pack(segments: Sequence[Segment], *, length: int | None = None) -> Pack:
         parents += [segments[run.start].parent] * missing
     size = max(length or 0, pass_length(len(flat.tokens)))
     flat.fill(size)
-    lanes = _lanes(segments, flat.starts)
-    slots = torch.zeros(size, dtype=torch.long)
-    real = torch.zeros(size, dtype=torch.bool)
-    for i, (start, segment) in enumerate(zip(flat.starts, segments, strict=True)):
-        own = slice(start, start + len(segment.tokens))
-        first = i * lanes.shape[1] + flat.positions[start]
-        slots[own] = torch.arange(first, first + len(segment.tokens))
-        real[own] = True
+    lanes, lengths = _lanes(segments, flat.starts)
+    slots = torch.full((size,), -1)
+    # A prompt's tokens are where its first continuation has them.
+    for row, length in reversed(list(enumerate(lengths))):
+        first = row * lanes.shape[1]
+        slots[lanes[row, :length]] = torch.arange(first, first + length)
+    real = slots >= 0
     held = torch.zeros(lanes.numel(), dtype=torch.bool)
     held[slots[real]] = True
+    slots[~real] = 0
     return Pack(
         tokens=torch.tensor(flat.tokens),
         positions=torch.tensor(flat.positions),
@@ -139,7 +140,7 @@ def pack(segments: Sequence[Segment], *, length: int | None = None) -> Pack:
         slots=slots,
         padding=(~real).nonzero()[:, 0],
         copies=(~held).nonzero()[:, 0],
-        is_shared=any(s.after is not None for s in segments),
+        is_shared=sum(lengths) > sum(len(s.tokens) for s in segments),
         is_grid=torch.equal(lanes.flatten(), torch.arange(size)),
         in_order=owners == list(range(len(owners))),
     )
@@ -187,14 +188,17 @@ def _runs(segments: Sequence[Segment]) -> list[slice]:
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], len(segments)], strict=True)]
 
 
-def _lanes(segments: Sequence[Segment], starts: Sequence[int]) -> Tensor:
-    """Returns where each sequence's tokens are, its prompt's included, shape [S T]."""
+def _lanes(segments: Sequence[Segment], starts: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """Returns where each sequence's tokens are, its prompt's included, [S T], and their lengths."""
     places: list[list[int]] = []
     for segment, start in zip(segments, starts, strict=True):
         before = places[segment.after] if segment.after is not None else []
         places.append([*before, *range(start, start + len(segment.tokens))])
-    longest = -(-max(map(len, places)) // BLOCK) * BLOCK
-    return torch.tensor([lane + [lane[-1]] * (longest - len(lane)) for lane in places])
+    continued = {s.after for s in segments}
+    ends = [lane for i, lane in enumerate(places) if i not in continued]
+    longest = -(-max(map(len, ends)) // BLOCK) * BLOCK
+    lanes = torch.tensor([lane + [lane[-1]] * (longest - len(lane)) for lane in ends])
+    return lanes, [len(lane) for lane in ends]
 
 
 def _chunk(runs: Sequence[int]) -> int:

@@ -68,7 +68,8 @@ def test_what_follows_a_prompt_sees_it_and_counts_on() -> None:
     assert packed.tokens[:6].tolist() == [5, 6, 7, 8, 9, 11]
     assert packed.positions[:6].tolist() == [0, 1, 2, 3, 4, 3]
     lanes = packed.tokens[packed.lanes].tolist()
-    assert lanes[1][:5] == [5, 6, 7, 8, 9] and lanes[2][:4] == [5, 6, 7, 11]
+    assert len(lanes) == 2 and packed.is_shared
+    assert lanes[0][:5] == [5, 6, 7, 8, 9] and lanes[1][:4] == [5, 6, 7, 11]
     assert packed.tokens[packed.lanes].flatten()[packed.slots[:6]].tolist() == [5, 6, 7, 8, 9, 11]
 
 
