@@ -69,6 +69,8 @@ class AskedBase:
 
     def logits(self, new: NewTokens, cache: SlotCache, weights: RowWeights | None) -> Tensor:
         """Returns the logits [B V] after each row's last token; writes the cache."""
+        # The base gives the logits of every position it is told, in every row.
+        is_one = new.tokens.shape[1] == 1
         with self._base.rows(weights) as model:
             found: Tensor = model(
                 input_ids=new.tokens,
@@ -76,10 +78,10 @@ class AskedBase:
                 position_ids=new.positions,
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=new.last,
+                logits_to_keep=new.last[:1] if is_one else new.last,
             ).logits
-        row = torch.arange(len(new.last))
-        return found[row, row]
+        row = torch.arange(len(found))
+        return found[:, 0] if is_one else found[row, row]
 
 
 class LlamaAnswers:
