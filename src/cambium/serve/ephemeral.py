@@ -118,8 +118,7 @@ class EphemeralAdapters:
         # Whoever puts into or takes out of `_live` holds this from reading the row on, so that
         # an adapter that has ended meanwhile cannot come back.
         self._lock = threading.Lock()
-        # Lessons that were learned together are written one by one: Python runs one thread at a
-        # time, and each pass of an answer would wait for all of them again and again.
+        # Lessons learned together are written one by one, or all would hold up answers at once.
         self._writing = threading.Lock()
         self._weight_norms = {
             path: float(torch.linalg.norm(base.model.get_submodule(path).weight.float()))
@@ -201,9 +200,6 @@ class EphemeralAdapters:
                 )
             taken = self._take_steps(live, call)
             with self._writing:
-                check_result(
-                    name, taken.result, weight_norms=self._weight_norms, bounds=self.bounds
-                )
                 after = self._persist(live, call, taken)
             self._around.count_lesson(taken.result)
             return before, after, taken.result
@@ -410,7 +406,6 @@ class EphemeralAdapters:
         record = live.record
         windows = windows_of(self.base, call.examples, loss=call.loss)
         if live.monitor is None:
-            record = live.record
             live.monitor = self.monitors.make(record.parent_revision, record.domain, live.parent)
         config = LearnConfig(steps=call.steps, seed=record.steps, loss=call.loss)
         if call.lr is not None:
@@ -453,9 +448,8 @@ class EphemeralAdapters:
 
     def _persist(self, live: LiveAdapter, call: LearnCall, taken: Taken) -> AdapterRecord:
         now, before, result = self._now_ms(), live.record, taken.result
-        kept = (
-            keep_examples(self._state, before.name, call, at=now) if not result.quarantined else []
-        )
+        check_result(before.name, result, weight_norms=self._weight_norms, bounds=self.bounds)
+        kept = [] if result.quarantined else keep_examples(self._state, before.name, call, at=now)
         self.rehearsing.admit(taken.replay, call, kept, result)
         seen = {"monitors": monitors_view(result), "replay_tried": taken.replay.tried}
         data = to_bytes(result.lora, fan_in_fan_out=self.base.transposed)
