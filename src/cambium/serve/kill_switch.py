@@ -222,9 +222,11 @@ class KillSwitch:
 
     def view(self) -> dict[str, Any]:
         """Returns what GET /kill shows: what a kill would sign, or whom a revival answers."""
-        killed, policy = self._killed, self._rules.policy
+        policy = self._rules.policy
         with contextlib.suppress(CambiumError):
             self._record()  # it raises the version that a revival has to name
+        with self._lock:  # as it is now that it is on record, with the next server's key
+            killed, is_recorded = self._killed, self._recorded
         standing = self._standing_now()
         return {
             "killed": killed is not None,
@@ -233,7 +235,7 @@ class KillSwitch:
             "state_version": standing.versions[-1],
             "target": list(standing.targets)[-1] if standing.targets else None,
             # What a revival signs names the next server's key, which the record does.
-            "digest": killed.digest if killed and self._recorded else None,
+            "digest": killed.digest if killed and is_recorded else None,
             **(killed.to_json() if killed else {}),
         }
 
