@@ -227,6 +227,17 @@ def test_the_bare_base_may_stay(base: Path, people: People, tmp_path: Path) -> N
         assert server.http.post("/learn/step", json={}).status_code == 503
 
 
+def test_what_a_revival_signs_is_what_is_on_record(server: Server) -> None:
+    """Also for whoever asks in the moment after the order is obeyed and before it is recorded."""
+    switch, signed = server.runtime.kill, order(server, server.people.operator)
+    killed = switch._authorised("smoke", [signed], now=switch._now_ms() // 1000)
+    with switch._lock:
+        switch._set(killed)
+        asked = switch.view()
+    assert asked["digest"] == server.get("/kill")["digest"] != killed.digest
+    assert revive(server, 0, 1).status_code == 200
+
+
 def test_signatures_that_do_not_kill(server: Server) -> None:
     standing = server.get("/kill")
     good = server.act(Action.KILL, standing["target"])
