@@ -14,8 +14,8 @@ import torch
 
 # What answers under way get of the time, at least, while others want it too.
 ANSWERS_SHARE = 0.9
-# But no pass waits longer than this for what another took: the first of a new shape takes many
-# times what it takes ever after, and would hold up whoever comes next for as many seconds.
+# But no pass waits longer than this for what another took: a long one, as the first of a new shape
+# is, would hold up whoever comes next for many times its length.
 MAX_WAIT_S = 3.0
 _Result = TypeVar("_Result")
 _Job = tuple[Callable[[], Any], "Future[Any]"]
