@@ -16,8 +16,8 @@ from torch import Tensor
 
 BLOCK = 16
 # What one more chunk costs, as tokens of a pass: its adapter's weights are looked up and read, and
-# its gradients are added where they belong. Less if chunks are in the adapters' order. As measured
-# on the bundled base with rank 8.
+# its gradients are added where they belong. Less if chunks are in the adapters' order. Estimated
+# from a few timings on the bundled base with rank 8.
 CHUNK_TOKENS = 12
 CHUNK_TOKENS_IN_ORDER = 4
 IGNORED = -100
