@@ -1,8 +1,9 @@
 """The generation engine: requests for different adapters share one batch.
 
 A row's numbers must not depend on who else is being served. So passes run in fixed shapes:
-decoding always over all rows, prefill always over `PREFILL_TOKENS` tokens, with dummies in the
-rest; an answer is the same alone and in company. Shape letters: B rows, T positions, V words.
+decoding always over all rows, prefill at one of few lengths and always as many prompts at once as
+`PREFILL_TOKENS` hold, with dummies in the rest; an answer is the same alone and in company.
+Shape letters: B rows, T positions, V words.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from cambium.core.errors import DataError, Stopped
 from cambium.models.adapter import Adapter, virtual_tokens
 from cambium.models.answer_passes import NewTokens, answer_passes
 from cambium.models.base import BaseModel, RowWeights, stack_rows
+from cambium.models.packing import pass_length
 from cambium.models.row_stack import RowStack
 from cambium.models.sampling import SamplingConfig, TokenLogprob, sample, token_logprob
 from cambium.models.slot_cache import SlotCache
@@ -224,7 +226,7 @@ class Engine:
     def _prefill(self, arrived: Sequence[tuple[int, Ticket]]) -> None:
         by_bucket: dict[int, list[tuple[int, Ticket]]] = {}
         for row, ticket in arrived:
-            length = min(_bucket(len(ticket.read)), self.context)
+            length = min(pass_length(len(ticket.read)), self.context)
             by_bucket.setdefault(length, []).append((row, ticket))
         for length, members in by_bucket.items():
             per_pass = max(1, PREFILL_TOKENS // length)
@@ -332,13 +334,6 @@ def _next_token(ticket: Ticket, logits: Tensor) -> TokenEvent:
     if request.num_logprobs is not None:
         logprob = token_logprob(logits, token, request.num_logprobs)
     return TokenEvent(token_id=token, logprob=logprob)
-
-
-def _bucket(length: int) -> int:
-    bucket = 16
-    while bucket < length:
-        bucket *= 2
-    return bucket
 
 
 def _read_length(longest: int) -> int:

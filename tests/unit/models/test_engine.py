@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from cambium.core.errors import DataError, ModelError, Stopped
-from cambium.models import engine as engine_module
+from cambium.models.answer_passes import NewTokens
 from cambium.models.base import BaseModel
 from cambium.models.engine import Engine, EngineConfig, GenerationRequest, TokenEvent
 from cambium.models.lora import Lora
@@ -243,6 +244,17 @@ def test_closing_ends_what_is_under_way(llama: BaseModel) -> None:
         engine.submit(GenerationRequest(prompt=[12]), answers[0].append)
 
 
-def test_prompts_are_read_in_passes_of_one_size() -> None:
-    sizes = [engine_module._bucket(n) for n in (1, 16, 17, 255, 256, 257)]
-    assert sizes == [16, 16, 32, 256, 256, 512]
+@pytest.mark.parametrize("tokens, read", [(1, 16), (17, 32), (35, 48), (70, 80), (97, 112)])
+def test_prompts_are_read_at_one_of_few_lengths(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tokens: int, read: int
+) -> None:
+    lengths: list[int] = []
+    passes = engine._passes.logits
+
+    def seen(new: NewTokens, *rest: Any) -> Tensor:
+        lengths.append(new.tokens.shape[1])
+        return passes(new, *rest)
+
+    monkeypatch.setattr(engine._passes, "logits", seen)
+    engine.generate(GenerationRequest(prompt=[12] * tokens, max_tokens=1))
+    assert lengths == [read]
