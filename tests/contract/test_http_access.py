@@ -28,8 +28,10 @@ from tests.serving import (
 
 from cambium.core.nouns import Action, SignedAct
 from cambium.serve.access import OPEN, ROUTES
+from cambium.serve.tokens import Role
 from cambium.trust.acts import sign_act, signature_to_json
 
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "http.md"
 ROLES = ("client", "learner", "reviewer", "operator")
 RULES = Rules(owners=(("contracts", "acme"),))
 
@@ -101,6 +103,35 @@ def test_the_table_holds_every_route_and_no_other(house: House) -> None:
     }
     table = {(method, path.replace(":path}", "}")) for method, path, _ in ROUTES}
     assert served_routes == (table | OPEN) - {("GET", "/openapi.json")}
+
+
+def test_the_reference_names_every_route_its_roles_and_fields(house: House) -> None:
+    spec = house.ask("operator", "GET", "/openapi.json").json()
+    lines = [x for x in REFERENCE.read_text(encoding="utf-8").splitlines() if x.startswith("| `")]
+    missing: list[str] = []
+    for method, path, roles in [*ROUTES, *((*route, None) for route in sorted(OPEN))]:
+        template = path.replace(":path}", "}")
+        line = next((x for x in lines if f"`{method} {template}`" in x), "")
+        if f"| {_letters(roles)} |" not in line and "| all, by signature |" not in line:
+            missing.append(f"{method} {template}: {_letters(roles)}")
+        fields = _fields(spec, spec["paths"].get(template, {}).get(method.lower(), {}))
+        if "a signature" in line:
+            fields -= {"key_id", "signature", "payload"}
+        missing += [f"{method} {template}: {field}" for field in fields if field not in line]
+    assert not missing
+
+
+def _letters(roles: frozenset[Role] | None) -> str:
+    return "open" if roles is None else " ".join(role[0] for role in Role if role in roles)
+
+
+def _fields(spec: dict[str, Any], asked: dict[str, Any]) -> set[str]:
+    """Returns a route's query parameters and the fields of its body."""
+    found = {p["name"] for p in asked.get("parameters", []) if p["in"] == "query"}
+    for kind in asked.get("requestBody", {}).get("content", {}).values():
+        name = kind["schema"].get("$ref", "").rpartition("/")[2]
+        found |= spec["components"]["schemas"].get(name, {}).get("properties", {}).keys()
+    return found
 
 
 def closed() -> threading.Event:

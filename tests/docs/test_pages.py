@@ -40,6 +40,14 @@ def test_every_benchmark_is_described(name: str) -> None:
     assert f"`{name}`" in (DOCS / "how-to" / "benchmark.md").read_text(encoding="utf-8")
 
 
+def test_every_variable_of_the_environment_is_described() -> None:
+    page = (DOCS / "reference" / "environment.md").read_text(encoding="utf-8")
+    source = (DOCS.parent / "src").rglob("*.py")
+    named = {v for f in source for v in re.findall(r'"(CAMBIUM_[A-Z_]+)"', f.read_text("utf-8"))}
+    assert "CAMBIUM_TOKEN" in named
+    assert not {name for name in named if f"`{name}`" not in page}
+
+
 def test_links_between_pages_resolve() -> None:
     broken = []
     for page in [*DOCS.rglob("*.md"), DOCS.parent / "README.md"]:

@@ -49,6 +49,8 @@ class ModelSigner:
         self._path = folder / KEY_FILE
         self._key: ec.EllipticCurvePrivateKey | None = None
         self._lock = threading.Lock()
+        if self._path.exists():
+            self._load()  # one that lies open is encrypted now, not when somebody first exports
 
     def public_pem(self) -> str:
         """Returns the public key as the tools take it."""

@@ -37,6 +37,15 @@ def test_the_servers_keys_are_encrypted(
     assert (key_id(tmp_path), ModelSigner(tmp_path).public_pem()) == found
 
 
+def test_an_open_key_is_encrypted_before_anybody_exports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ModelSigner(tmp_path).public_pem()
+    monkeypatch.setenv(SERVER_PASSPHRASE, "of the operator")
+    ModelSigner(tmp_path)
+    assert b"ENCRYPTED" in (tmp_path / KEY_FILE).read_bytes()[:64]
+
+
 def test_without_the_passphrase_nothing_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
