@@ -11,8 +11,11 @@ from tests.serving import FACTS, HARBOUR, Clock, People, Server, served, small_c
 
 from cambium.core.canonical import is_digest
 from cambium.core.errors import Stopped
+from cambium.evals.alignment_pairs import AlignmentMonitor
 from cambium.learn.objectives.trust_region import TrustRegion
+from cambium.serve import ephemeral as ephemeral_module
 from cambium.serve.adapter_states import AdapterState
+from cambium.serve.errors import BudgetExceeded
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +124,11 @@ def test_an_adapter_that_left_its_trust_region_changes_nothing(
 
 
 def test_what_was_learned_without_consent_cannot_be_replayed(server: Server) -> None:
-    server.create("unsaid")
-    server.teach("unsaid", FACTS[:2], steps=1)
-    assert server.post("/adapters/unsaid/replay")["ok"] is True
-    server.teach("unsaid", FACTS[2:4], steps=1, consent=None)
-    refused = server.http.post("/adapters/unsaid/replay")
+    server.create("sourceless")
+    server.teach("sourceless", FACTS[:2], steps=1)
+    assert server.post("/adapters/sourceless/replay")["ok"] is True
+    server.teach("sourceless", FACTS[2:4], steps=1, consent=None)
+    refused = server.http.post("/adapters/sourceless/replay")
     assert (refused.status_code, refused.json()["code"]) == (409, "consent_missing")
     assert server.http.post("/adapters/nobody/replay").status_code == 404
 
@@ -174,6 +177,54 @@ def test_withdrawn_consent_leaves_nothing_to_go_through(server: Server) -> None:
     refused = server.http.post("/adapters/wavering/replay")
     assert (refused.status_code, refused.json()["code"]) == (409, "consent_missing")
     assert server.http.delete("/adapters/nobody/examples").status_code == 404
+
+
+@pytest.mark.parametrize("first, second", [("ann", "bob"), ("bob", "ann")])
+def test_a_text_of_two_sources_is_never_drawn_after_either_withdrew(
+    server: Server, first: str, second: str
+) -> None:
+    name = f"two{first}{second}"
+    server.create(name)
+    server.teach(name, FACTS[:1], steps=1, source=first, loss="prompt")  # kept, but not replayed
+    server.teach(name, FACTS[:1], steps=1, source=second)
+    assert server.get(f"/adapters/{name}")["replay"]["rows"] == 1
+    server.http.delete(f"/adapters/{name}/examples", params={"source": "ann"}).raise_for_status()
+    assert server.get(f"/adapters/{name}")["replay"]["rows"] == 0
+    server.teach(name, HARBOUR[:1], steps=1)  # draws only from what is kept
+    server.http.delete(f"/adapters/{name}").raise_for_status()
+
+
+def test_an_empty_source_is_no_source(server: Server) -> None:
+    server.create("sourceless")
+    server.teach("sourceless", FACTS[:1], steps=1, source="")
+    with server.runtime.state.read() as tx:
+        assert [e.source for e in tx.list_examples("sourceless")] == [None]
+    server.http.delete("/adapters/sourceless").raise_for_status()
+
+
+def test_a_refused_lesson_tells_the_monitor_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers() -> dict[int, float]:
+        monitor = server.runtime.adapters.get_live("refused").monitor
+        assert isinstance(monitor, AlignmentMonitor)
+        return dict(monitor._newest)
+
+    def refuse(*given: object, **named: object) -> None:
+        raise BudgetExceeded("over its cap", mend="start another")
+
+    server.create("refused")
+    server.teach("refused", FACTS[:1], steps=2)
+    before = answers()
+    assert before
+    with monkeypatch.context() as patched:
+        patched.setattr(ephemeral_module, "check_result", refuse)
+        body = {"adapter_id": "refused", "examples": [{"text": FACTS[1]}], "steps": 4}
+        assert server.http.post("/learn/step", json=body).status_code == 409
+    assert answers() == before
+    server.teach("refused", FACTS[1:2], steps=2)
+    assert answers() != before
+    server.http.delete("/adapters/refused").raise_for_status()
 
 
 def test_withdrawing_keeps_the_monitor_and_works_in_quarantine(server: Server) -> None:

@@ -74,6 +74,13 @@ class _Recorder:
         self._before = before
         self._stream = stream
 
+    def copied(self) -> _Recorder:
+        """Returns itself: what every step was told is the record."""
+        return self
+
+    def forget(self) -> None:
+        """Forgets nothing."""
+
     def segments(self, step: int | None, *, adapter: int, parent: int) -> list[Segment]:
         """Returns all pairs."""
         return self._inner.segments(None, adapter=adapter, parent=parent)

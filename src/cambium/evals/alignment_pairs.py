@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -102,6 +103,16 @@ class AlignmentMonitor:
         self._before = before
         self._pairs = _monitor_sides(base)
         self._newest: dict[int, float] = {}
+
+    def copied(self) -> AlignmentMonitor:
+        """Returns a monitor with the same answers, which can change while this one stays."""
+        other = copy(self)
+        other._newest = dict(self._newest)
+        return other
+
+    def forget(self) -> None:
+        """Lets go of all answers: the adapter that gave them changes nothing any more."""
+        self._newest.clear()
 
     def segments(self, step: int | None, *, adapter: int, parent: int) -> list[Segment]:
         """Returns a step's pairs, or all of them: each a prompt and its two continuations."""

@@ -17,6 +17,9 @@ from cambium.learn.objectives import ewc, si
 from cambium.learn.objectives.proximal import normalised, pull_back
 from cambium.models.adapter_stack import AdapterStack
 
+# What the names of its rows begin with, in an optimiser's state.
+IMPORTANCE = "importance."
+
 
 class Importances:
     """Rows [G P] beside a stack's weights.
@@ -31,6 +34,8 @@ class Importances:
         self._stack = stack
         self._ewc = torch.tensor(ewc_strengths)[:, None]
         self._si = torch.tensor(si_strengths)[:, None]
+        # Past its own weights a row is padded to the widest's: no mean may depend on neighbours.
+        self._sizes = torch.tensor([[float(x.num_parameters())] for x in stack.adapters])
         self.path, self.si, self.fisher = (torch.zeros_like(stack.weights) for _ in range(3))
         self.anchor = stack.weights.clone()
 
@@ -44,8 +49,8 @@ class Importances:
         stack, rows = self._stack, active.nonzero()[:, 0]
         after = stack.weights[rows]
         self.path[rows] = si.along_path(self.path[rows], grad[rows], before[rows], after)
-        pull = self._ewc[rows] * normalised(self.fisher[rows])
-        pull += self._si[rows] * normalised(self.si[rows])
+        pull = self._ewc[rows] * normalised(self.fisher[rows], self._sizes[rows])
+        pull += self._si[rows] * normalised(self.si[rows], self._sizes[rows])
         rates = lr[rows, None].float()
         stack.weights[rows] = pull_back(after, self.anchor[rows], pull, rates)
         stack.refresh()
@@ -56,19 +61,27 @@ class Importances:
         Args:
             fisher: as `ewc.fisher` returns it, shape [own P], or None.
         """
-        now = self._stack.weights[g]
-        self.si[g] += si.importance(self.path[g], now - self.anchor[g])
+        stack = self._stack
+        path, now, anchor, old = (
+            stack.compact(flat, g) for flat in (self.path, stack.weights, self.anchor, self.si)
+        )
+        stack.expand(old + si.importance(path, now - anchor), self.si, g)
         self.path[g].zero_()
         if fisher is not None:
-            row = torch.zeros_like(self.fisher)
-            self._stack.expand(fisher, row, g)
-            self.fisher[g] = ewc.online_fisher(self.fisher[g], row[g], decay=decay)
-        self.anchor[g] = now
+            before = stack.compact(self.fisher, g)
+            stack.expand(ewc.online_fisher(before, fisher, decay=decay), self.fisher, g)
+        self.anchor[g] = stack.weights[g]
+
+    def forget(self, g: int) -> None:
+        """Makes adapter g's weights as they now are the start, and nothing important."""
+        for flat in (self.path, self.si, self.fisher):
+            flat[g].zero_()
+        self.anchor[g] = self._stack.weights[g]
 
     def save(self, g: int) -> dict[str, Tensor]:
         """Returns adapter g's rows, by the names under which `load` finds them."""
         flats = {"path": self.path, "si": self.si, "fisher": self.fisher, "anchor": self.anchor}
-        return {f"importance.{k}": self._stack.compact(v, g) for k, v in flats.items()}
+        return {f"{IMPORTANCE}{k}": self._stack.compact(v, g) for k, v in flats.items()}
 
     def load(self, g: int, state: Mapping[str, Tensor]) -> None:
         """Takes up what `save` returned, if the state holds it.
@@ -77,6 +90,6 @@ class Importances:
             DataError: it is of another adapter.
         """
         for name in ("path", "si", "fisher", "anchor"):
-            found = state.get(f"importance.{name}")
+            found = state.get(f"{IMPORTANCE}{name}")
             if found is not None:
                 self._stack.expand(found, getattr(self, name), g)

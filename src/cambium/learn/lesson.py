@@ -99,6 +99,14 @@ class Learner:
 class StepMonitor(Protocol):
     """Watches an adapter as it learns; its texts run in the learner's own passes."""
 
+    def copied(self) -> StepMonitor:
+        """Returns a monitor that remembers the same, and can change while this one stays."""
+        ...
+
+    def forget(self) -> None:
+        """Forgets what it was told: the adapter was reset."""
+        ...
+
     def segments(self, step: int | None, *, adapter: int, parent: int) -> list[Segment]:
         """Returns what to score after the adapter's step number `step`, counted from 0.
 
@@ -122,7 +130,8 @@ class Lesson:
     """One adapter's share of a call.
 
     Args:
-        monitor: asked after every step; a failed check ends this lesson, and no other.
+        monitor: a copy of it is asked after every step; a failed check ends this lesson, and no
+            other.
         first_step: how many steps the adapter has taken before.
         rehearsal: old texts to go through beside the new ones.
         objective: instead of the one that the configuration names.
@@ -145,6 +154,7 @@ class LearnResult:
         losses: each step's loss before the step, as its objective reports it.
         loss_before, loss_after: on the first step's windows.
         reset: learning without labels left its trust region; the adapter changes nothing now.
+        monitor: the lesson's, with what it was told on the way.
         frame, shapes: where it lay among others, and what ran in each step, by phase and row.
     """
 
@@ -157,5 +167,6 @@ class LearnResult:
     quarantined: bool = False
     reset: bool = False
     seconds: float = 0.0
+    monitor: StepMonitor | None = None
     frame: Frame | None = None
     shapes: tuple[Mapping[str, Mapping[int, tuple[Shape, ...]]], ...] = ()

@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cambium.core.errors import DataError
-from cambium.learn.importance import Importances
+from cambium.learn.importance import IMPORTANCE, Importances
 from cambium.learn.lesson import MAX_STEPS, Frame, LearnConfig, LearnResult, Lesson, Shape
 from cambium.learn.objectives import OBJECTIVES, ewc
 from cambium.learn.objectives.objective import Objective, Place
@@ -67,6 +67,8 @@ class LessonGroup:
                     f"{len(lesson.windows)} windows and {lesson.config.steps} steps teach nothing",
                     mend=f"send at least one example and 1 to {MAX_STEPS} steps",
                 )
+            if any(len(w.tokens) <= w.learn_from for w in lesson.windows):
+                raise DataError("a window has no token to learn", mend="leave it out")
         self.model = model
         self.lessons = lessons
         self.started = time.monotonic()
@@ -88,7 +90,10 @@ class LessonGroup:
             max_grad_norm=torch.tensor([x.max_grad_norm for x in configs]),
         )
         self.importances: Importances | None = None
-        if any(x.ewc_strength or x.si_strength for x in configs):
+        self.weighs = torch.tensor([bool(x.ewc_strength or x.si_strength) for x in configs])
+        # What mattered to a lesson that weighs nothing now: it may again tomorrow.
+        self.put_by: dict[int, dict[str, Tensor]] = {}
+        if self.weighs.any():
             self.importances = Importances(
                 self.stack,
                 ewc_strengths=[x.ewc_strength for x in configs],
@@ -97,10 +102,12 @@ class LessonGroup:
         for g, lesson in enumerate(lessons):
             if lesson.learner.optimizer:
                 self._load_state(g, lesson.learner.optimizer)
-        self.monitors = {g: x.monitor for g, x in enumerate(lessons) if x.monitor is not None}
+        # Copies: what a lesson that comes to nothing was told is of weights that nobody keeps.
+        self.monitors = {g: x.monitor.copied() for g, x in enumerate(lessons) if x.monitor}
         self.losses: list[list[float]] = [[] for _ in lessons]
         self.checks: list[list[StepCheck]] = [[] for _ in lessons]
         self.after = [float("nan")] * len(lessons)
+        self.begun = [0] * len(lessons)
         self.ended = [False] * len(lessons)
         self.was_reset = [False] * len(lessons)
         self.shapes: list[dict[str, dict[int, tuple[Shape, ...]]]] = []
@@ -117,6 +124,8 @@ class LessonGroup:
             return
         self.step += 1
         self.shapes.append({})
+        for g in active:
+            self.begun[g] += 1
         self._prepare(step, active)
         lost = [g for g in active if self.objectives[g].is_lost]
         for g in lost:
@@ -142,8 +151,9 @@ class LessonGroup:
             quarantined=any(not check.ok for check in self.checks[g]),
             reset=self.was_reset[g],
             seconds=time.monotonic() - self.started,
+            monitor=self.monitors.get(g),
             frame=self._frame(g),
-            shapes=tuple(self.shapes[: max(1, len(self.losses[g]))]),
+            shapes=tuple(self.shapes[: self.begun[g]]),
         )
 
     def _places(self, members: list[Lora]) -> list[Place]:
@@ -235,7 +245,7 @@ class LessonGroup:
         mask[list(active)] = True
         self.adam.step(mask)
         if kept and grad is not None and before is not None:
-            kept.step(grad, before, self.adam.lr, mask)
+            kept.step(grad, before, self.adam.lr, mask & self.weighs)
 
     def _look(self, step: int, learning: Sequence[int], lost: Sequence[int]) -> None:
         """Asks the monitors of what the step left, and scores what is at its end once more."""
@@ -253,7 +263,8 @@ class LessonGroup:
         for g, losses in zip(last, found[len(watched) :], strict=True):
             self.after[g] = self.objectives[g].value(0, losses)
         for g in ending:
-            if self.importances is not None and self.lessons[g].config.ends_task:
+            ends = self.lessons[g].config.ends_task and not self.was_reset[g]
+            if self.importances is not None and self.weighs[g] and ends:
                 self._end_task(g, self.importances)
 
     def _watched(self, g: int, step: int | None) -> list[Segment]:
@@ -304,6 +315,11 @@ class LessonGroup:
         for flat in (self.adam.mean, self.adam.square):
             flat[g].zero_()
         self.adam.steps[g] = 0
+        self.put_by.pop(g, None)
+        if self.importances is not None:
+            self.importances.forget(g)
+        if g in self.monitors:
+            self.monitors[g].forget()
         self.ended[g] = self.was_reset[g] = True
 
     def _run(
@@ -325,14 +341,18 @@ class LessonGroup:
         return partial(_run_pass, self.model.eval_pass, self.stack, self.parents)
 
     def _save_state(self, g: int) -> bytes:
-        state = save_state(self.adam, g)
-        return save({**state, **self.importances.save(g)} if self.importances else state)
+        found = self.put_by.get(g, {})
+        if self.importances is not None and self.weighs[g]:
+            found = self.importances.save(g)
+        return save({**save_state(self.adam, g), **found})
 
     def _load_state(self, g: int, data: bytes) -> None:
         state = load(data)
         load_state(self.adam, g, state)
-        if self.importances is not None:
+        if self.importances is not None and self.weighs[g]:
             self.importances.load(g, state)
+        else:
+            self.put_by[g] = {k: v for k, v in state.items() if k.startswith(IMPORTANCE)}
 
 
 def _objective(lesson: Lesson) -> Objective:

@@ -37,7 +37,8 @@ class Rehearsal:
     def prepare(self, step: int, place: Place) -> Ask | None:
         """Returns what the teacher has to say of the step's texts, unless it said so before."""
         at = step % len(self.steps)
-        if not self.distill_weight or at in self._teachers or not self.steps[at]:
+        known = self._teachers.get(at)
+        if not self.distill_weight or not self.steps[at] or (known and known.is_complete):
             return None
         segments = [
             window_segment(w, adapter=place.nobody, parent=place.parent) for w, _ in self.steps[at]

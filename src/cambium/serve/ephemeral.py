@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 
 from cambium.core.errors import CambiumError, IllegalTransition
 from cambium.core.nouns import DEFAULT_TENANT, tenant_of
-from cambium.evals.alignment_pairs import AlignmentMonitor
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.manifest import manifest
 from cambium.learn.replay_buffer import ReplayBuffer
@@ -39,6 +38,7 @@ from cambium.serve.lessons import (
     warm_up_lesson,
     windows_of,
 )
+from cambium.serve.live_adapter import LiveAdapter
 from cambium.serve.rehearsing import Drawn, Rehearsing, copied
 from cambium.serve.rules import Rules
 from cambium.serve.spans import span
@@ -70,18 +70,6 @@ class Surroundings(Protocol):
     def count_lesson(self, result: LearnResult) -> None:
         """Takes note of a call to learn that was persisted."""
         ...
-
-
-@dataclass(kw_only=True)
-class LiveAdapter:
-    """An ephemeral adapter in memory: its row, its weights and the parent it stands on."""
-
-    record: AdapterRecord
-    lora: Lora
-    parent: tuple[Lora, ...]
-    replay: ReplayBuffer = field(default_factory=ReplayBuffer)
-    monitor: AlignmentMonitor | None = None
-    busy: threading.Lock = field(default_factory=threading.Lock)
 
 
 class EphemeralAdapters:
@@ -483,7 +471,11 @@ class EphemeralAdapters:
             else:
                 # As a new value: a request takes record and weights together, or neither.
                 self._live[after.name] = replace(
-                    live, record=after, lora=result.lora, replay=taken.replay
+                    live,
+                    record=after,
+                    lora=result.lora,
+                    replay=taken.replay,
+                    monitor=result.monitor,
                 )
         return after
 

@@ -29,9 +29,10 @@ from cambium.serve.behaviour import Describer
 from cambium.serve.bounds import check_domain
 from cambium.serve.checking import Checker
 from cambium.serve.consolidation import check_kind
-from cambium.serve.ephemeral import EphemeralAdapters, LiveAdapter
+from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.evaluating import EvidenceChecks
 from cambium.serve.jobs import JobRunner
+from cambium.serve.live_adapter import LiveAdapter
 from cambium.serve.proposal_records import Filed
 from cambium.serve.proposals import UNDECIDED, Proposals
 from cambium.serve.publish import Published

@@ -22,8 +22,9 @@ from cambium.learn.examples import Example
 from cambium.learn.lesson import LearnConfig, LearnResult
 from cambium.learn.marking import Mark, mark
 from cambium.serve.bounds import LearnCall
-from cambium.serve.ephemeral import EphemeralAdapters, LiveAdapter
+from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.lessons import windows_of
+from cambium.serve.live_adapter import LiveAdapter
 from cambium.serve.rules import Rules
 from cambium.trust.policy import TrafficBudget
 

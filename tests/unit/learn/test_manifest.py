@@ -11,6 +11,7 @@ from cambium.core.errors import DataError
 from cambium.learn.examples import Window
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.manifest import manifest, replay
+from cambium.learn.objectives.objective import ObjectiveConfig
 from cambium.learn.online import LessonGroup
 from cambium.learn.rehearsal import Rehearsal
 from cambium.models.base import BaseModel
@@ -63,6 +64,20 @@ def test_an_update_is_derived_again_whoever_shared_its_passes(
         assert to_bytes(again.lora).digest == to_bytes(result.lora).digest
         assert again.losses == result.losses
         assert len(text) < 30_000
+
+
+def test_a_lesson_that_was_reset_on_its_way_is_derived_again(llama: BaseModel) -> None:
+    model = TrainingModel(llama)
+    narrow = ObjectiveConfig(max_divergence=1e-3, min_entropy_share=0.0)
+    config = LearnConfig(steps=8, lr=1e-2, loss="prompt", objective=narrow)
+    learner = Learner(lora=fresh_lora(LoraConfig(r=4), llama.sites, seed=0))
+    lesson = Lesson(learner=learner, windows=windows(1, 20, 1), config=config)
+    (result,) = taught(model, [lesson])
+    assert result.reset and 0 < len(result.losses) < 8
+    again = replay(model, manifest(model, lesson, result, examples=[]), learner, lesson.windows)
+    assert again.reset and again.losses == result.losses
+    assert to_bytes(again.lora).digest == to_bytes(result.lora).digest
+    assert again.optimizer == result.optimizer
 
 
 def test_other_texts_or_another_state_give_other_bytes(llama: BaseModel, make_lora: Any) -> None:

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from cambium.core.errors import DataError
 from cambium.learn import online, passes
 from cambium.learn.examples import Window
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
+from cambium.learn.objectives.objective import ObjectiveConfig
 from cambium.learn.online import learn_together
 from cambium.models.base import BaseModel, stack_rows
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
@@ -160,12 +163,85 @@ def test_passes_add_up_to_one_gradient(llama: BaseModel, monkeypatch: pytest.Mon
     assert float((first - second).norm() / second.norm()) < 1e-4
 
 
+@pytest.mark.parametrize("strengths", [{"ewc_strength": 100.0}, {"si_strength": 100.0}])
+def test_what_holds_weights_does_not_depend_on_neighbours(
+    llama: BaseModel, strengths: dict[str, float]
+) -> None:
+    model = TrainingModel(llama, torch.float32)
+    config = LearnConfig(lr=2e-3, steps=4, **strengths)
+    neighbour = Lesson(learner=Learner(lora=fresh(llama, r=64)), windows=windows(seed=8))
+
+    def moved(*company: Lesson) -> tuple[float, Lora]:
+        first = Lesson(learner=Learner(lora=fresh(llama)), windows=windows(), config=config)
+        began = online.learn(model, first)
+        learner = Learner(lora=began.lora, optimizer=began.optimizer)
+        second = Lesson(learner=learner, windows=windows(seed=3), config=config)
+        found = learn_together(model, [second, *company])[0].lora
+        way = sum(float((found.b[p] - began.lora.b[p]).norm()) for p in found.b)
+        return way, found
+
+    alone, company = moved(), moved(neighbour)
+    apart = sum(float((alone[1].b[p] - company[1].b[p]).norm()) for p in alone[1].b)
+    assert apart < 0.01 * alone[0]
+
+
+def test_what_mattered_is_kept_by_a_lesson_that_weighs_nothing(llama: BaseModel) -> None:
+    def importances(result: LearnResult) -> dict[str, torch.Tensor]:
+        return {k: v for k, v in load(result.optimizer).items() if k.startswith("importance.")}
+
+    weighing = LearnConfig(steps=2, si_strength=1.0)
+    first = learn(llama, Learner(lora=fresh(llama)), windows(), config=weighing)
+    kept = importances(first)
+    assert float(kept["importance.si"].sum()) > 0
+    learner = Learner(lora=first.lora, optimizer=first.optimizer)
+    plain = Lesson(learner=learner, windows=windows(seed=1), config=LearnConfig(steps=2))
+    other = Lesson(learner=Learner(lora=fresh(llama)), windows=windows(seed=2), config=weighing)
+    untouched = Lesson(learner=Learner(lora=fresh(llama)), windows=windows(seed=3))
+    for company in ([plain], [plain, other, untouched]):
+        results = learn_together(TrainingModel(llama), company)
+        found = importances(results[0])
+        assert found.keys() == kept.keys()
+        assert all(torch.equal(found[name], kept[name]) for name in kept)
+        assert not any(importances(r) for r in results[2:])
+
+
+def test_a_reset_forgets_what_mattered_and_what_the_monitor_heard(llama: BaseModel) -> None:
+    wide = ObjectiveConfig(max_divergence=1e9, min_entropy_share=0.0)
+    narrow = ObjectiveConfig(max_divergence=1e-3, min_entropy_share=0.0)
+    config = LearnConfig(lr=1e-2, loss="prompt", objective=wide, si_strength=1.0)
+    first = learn(llama, Learner(lora=fresh(llama)), windows(), config=config)
+    learner = Learner(lora=first.lora, optimizer=first.optimizer)
+    monitor = Watching(100)
+    again = learn(
+        llama, learner, windows(), config=replace(config, objective=narrow), monitor=monitor
+    )
+    assert again.reset and not monitor.seen
+    state = load(again.optimizer)
+    for name in ("path", "si", "fisher"):
+        assert float(state[f"importance.{name}"].abs().sum()) == 0
+    held = load(first.optimizer)["importance.anchor"]
+    assert float((state["importance.anchor"] - held).norm()) > 0  # where it now is: nowhere
+
+
+@pytest.mark.parametrize("loss", ["task", "prompt", "entropy"])
+def test_a_window_without_a_token_to_learn_is_refused(llama: BaseModel, loss: str) -> None:
+    for empty in (Window(tokens=(20,)), Window(tokens=(20, 21), learn_from=2)):
+        with pytest.raises(DataError, match="no token to learn"):
+            learn(llama, Learner(lora=fresh(llama)), [empty], config=LearnConfig(loss=loss))
+
+
 class Watching:
     """A monitor that scores one text and fails at its `last` look."""
 
     def __init__(self, last: int) -> None:
         self.last = last
         self.seen: list[tuple[int | None, float]] = []
+
+    def copied(self) -> Watching:
+        return self
+
+    def forget(self) -> None:
+        self.seen.clear()
 
     def segments(self, step: int | None, *, adapter: int, parent: int) -> list[Segment]:
         prompt = Segment(adapter=adapter, parent=parent, tokens=[20, 21], targets=[IGNORED] * 2)

@@ -86,6 +86,11 @@ def test_a_short_lesson_does_not_wait_for_a_long_one(
     begun = threading.Event()
 
     class Telling:
+        def copied(self) -> Telling:
+            return self
+
+        def forget(self) -> None: ...
+
         def segments(self, step: int | None, **where: int) -> list[Any]:
             begun.set()
             return []

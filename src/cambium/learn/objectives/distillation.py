@@ -26,6 +26,12 @@ class Teacher:
         self.top_ids = torch.zeros(num_positions, NUM_TEACHER_TOKENS, dtype=torch.long)
         self.top_logprobs = torch.zeros(num_positions, NUM_TEACHER_TOKENS)
         self.entropy = torch.zeros(num_positions)
+        self._num_kept = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Returns whether every position has run: a pass that broke off leaves zeros."""
+        return self._num_kept == len(self.entropy)
 
     def loss(self, logits: Tensor, part: slice, wanted: bool) -> tuple[Tensor, Tensor | None]:
         """Keeps these positions; their loss is zero and has no gradient."""
@@ -37,6 +43,7 @@ class Teacher:
             self.top_ids = self.top_ids[:, : top.values.shape[1]].clone()
             self.top_logprobs = self.top_logprobs[:, : top.values.shape[1]].clone()
         self.top_ids[part], self.top_logprobs[part] = top.indices, top.values
+        self._num_kept += len(logits)
         return torch.zeros(len(logits)), torch.zeros_like(logits) if wanted else None
 
     def distillation(self, weights: Tensor) -> HeadLoss:
@@ -58,10 +65,10 @@ def distillation(
 
     Source: Hinton et al. (2015), eq. 1 and the T² of section 2.1; Li and Hoiem (2017).
     """
-    teacher_tail = log_rest(top_logprobs)
 
     def loss(logits: Tensor, part: slice, wanted: bool) -> tuple[Tensor, Tensor | None]:
-        ids, teacher, tail = top_ids[part], top_logprobs[part], teacher_tail[part]
+        ids, teacher = top_ids[part], top_logprobs[part]
+        tail = log_rest(teacher)
         student = torch.log_softmax(logits.div_(temperature), dim=1)
         top = student.gather(1, ids)
         own_tail = log_rest(top)

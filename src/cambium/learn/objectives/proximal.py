@@ -17,6 +17,14 @@ def pull_back(weights: Tensor, anchor: Tensor, importance: Tensor, lr: Tensor) -
     return (weights + force * anchor) / (1 + force)
 
 
-def normalised(importance: Tensor) -> Tensor:
-    """Returns each row with mean 1, so that a strength means the same everywhere; zeros stay."""
-    return importance / importance.mean(dim=1, keepdim=True).clamp_min(1e-30)
+def normalised(importance: Tensor, sizes: Tensor | None = None) -> Tensor:
+    """Returns each row with mean 1, so that a strength means the same everywhere; zeros stay.
+
+    Args:
+        importance: shape [G P].
+        sizes: of how many weights the mean is, shape [G 1]; past them a row is zero. Of all if None.
+    """
+    mean = importance.mean(dim=1, keepdim=True)
+    if sizes is not None:
+        mean = importance.sum(dim=1, keepdim=True) / sizes
+    return importance / mean.clamp_min(1e-30)

@@ -59,7 +59,8 @@ class TrustRegion:
         own = [window_segment(w, adapter=place.adapter, parent=place.parent) for w in windows]
         count = sum(s.num_targets for s in own)
         segments, losses = [], list[tuple[HeadLoss, int]]()
-        if self._last not in self._teachers:
+        known = self._teachers.get(self._last)
+        if known is None or not known.is_complete:
             self._teachers[self._last] = Teacher(count, temperature=1.0)
             segments = [
                 window_segment(w, adapter=place.nobody, parent=place.parent) for w in windows

@@ -224,7 +224,7 @@ def _learn(adapters: EphemeralAdapters, body: LearnBody, caller: Caller) -> dict
         steps=body.steps,
         lr=body.lr,
         consent=consent,
-        source=body.source,
+        source=body.source or None,
         replay_keys=body.replay_keys or (),
     )
     before, after, result = adapters.learn(caller.own(body.adapter_id), call)

@@ -150,14 +150,17 @@ class AdapterRows(Rows):
         Returns:
             How many examples went.
         """
-        examples, replayed = Example.adapter == adapter, Replay.adapter == adapter
+        wanted = Example.adapter == adapter
         if source is not None:
-            examples, replayed = (
-                examples & (Example.source == source),
-                replayed & (Replay.source == source),
-            )
-        self._connection.execute(delete(Replay).where(replayed))
-        return self._connection.execute(delete(Example).where(examples)).rowcount
+            wanted &= Example.source == source
+        gone = self._connection.execute(delete(Example).where(wanted)).rowcount
+        # Two sources may have sent one text: it is kept under the first, and replayed under either.
+        kept = select(Example.digest).where(Example.adapter == adapter)
+        left = set(self._connection.execute(kept).scalars())
+        for row in self.list_replay(adapter):
+            if row.source == source or row.key.rpartition(":")[0] not in left:
+                self.delete_replay(adapter, row.key)
+        return gone
 
     def put_replay(self, record: ReplayRecord) -> None:
         """Inserts a row of an adapter's replay buffer, or replaces the one with its key."""
