@@ -107,20 +107,22 @@ def test_every_loss_teaches_and_can_be_replayed(server: Server, loss: str) -> No
     assert last["digest"] == last["replayed"] == taught["digest_after"] and last["same_machine"]
 
 
-def test_an_adapter_that_left_its_trust_region_changes_nothing(
+def test_a_call_that_leaves_its_trust_region_is_undone(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What leaves the region is tested on the bundled base, which has something to lose.
     server.create("runaway")
     base = server.answer("base")
     server.teach("runaway", FACTS[:2], steps=2)
-    assert server.answer("runaway") != base
+    before = server.answer("runaway")
+    assert before != base
     monkeypatch.setattr(TrustRegion, "is_left", True)
     taught = server.post("/learn/step", adapter_id="runaway", loss="entropy",
                          examples=[{"text": "so so so so so so"}])  # fmt: skip
     assert taught["monitors"]["trust_region"]["ok"] is False
     assert taught["state"] == "ephemeral" and taught["steps"] == 0
-    assert server.answer("runaway") == base
+    assert taught["digest_after"] == taught["digest_before"]
+    assert server.answer("runaway") == before
 
 
 def test_what_was_learned_without_consent_cannot_be_replayed(server: Server) -> None:
@@ -195,11 +197,11 @@ def test_a_text_of_two_sources_is_never_drawn_after_either_withdrew(
 
 
 def test_an_empty_source_is_no_source(server: Server) -> None:
-    server.create("sourceless")
-    server.teach("sourceless", FACTS[:1], steps=1, source="")
+    server.create("anonymous")
+    server.teach("anonymous", FACTS[:1], steps=1, source="")
     with server.runtime.state.read() as tx:
-        assert [e.source for e in tx.list_examples("sourceless")] == [None]
-    server.http.delete("/adapters/sourceless").raise_for_status()
+        assert [e.source for e in tx.list_examples("anonymous")] == [None]
+    server.http.delete("/adapters/anonymous").raise_for_status()
 
 
 def test_a_refused_lesson_tells_the_monitor_nothing(

@@ -158,6 +158,31 @@ def test_withdrawn_documents_cannot_be_read_any_more(server: Server, trees: str)
     blobs = {e["blob"] for e in server.get(f"/proposals/{trees}")["provenance"]["examples"]}
     assert all(server.runtime.state.blobs.has(blob) for blob in blobs)
     assert server.get(f"/proposals/{trees}/diff")["data"]["documents"] == []
+    # Nor trained on again; and the sweep takes the texts, whatever names them.
+    view = server.get(f"/proposals/{trees}")
+    refused = server.http.post(f"/adapters/{view['candidate']}/replay")
+    assert (refused.status_code, refused.json()["code"]) == (409, "consent_missing")
+    server.runtime.state.sweep_blobs(grace_s=0.0)
+    assert not any(server.runtime.state.blobs.has(blob) for blob in blobs)
+    assert server.http.delete("/adapters/trees/examples").json()["forgotten"] == 0
+    # Whoever gives it anew is heard.
+    server.teach("trees", TREES[:1], steps=1)
+    with server.runtime.state.read() as tx:
+        assert len(tx.withdrawn("trees")) == len(TREES) - 1
+    server.runtime.state.sweep_blobs(grace_s=0.0)
+    assert sum(server.runtime.state.blobs.has(blob) for blob in blobs) == 1
+
+
+def test_what_was_withdrawn_while_it_is_consolidated_is_never_frozen(server: Server) -> None:
+    server.create("leaving", domain="leaving")
+    server.teach("leaving", TREES, steps=8)
+    with server.runtime.base.rows(None):  # nothing is computed meanwhile
+        proposal = server.propose("leaving", "leaving")
+        server.http.delete("/adapters/leaving/examples").raise_for_status()
+        view = server.get(f"/proposals/{proposal}")
+        assert (view["state"], view["reason"]) == (
+            "rejected", "consent was withdrawn for what it learned")  # fmt: skip
+    assert server.settled(proposal)["candidate_digest"] is None
 
 
 def _still(views: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from tests.serving import FACTS, Clock, People, Rules, Server, served, small_con
 from cambium.evals.alignment_pairs import AlignmentMonitor
 from cambium.learn.objectives.trust_region import TrustRegion
 from cambium.models.step_check import StepCheck
+from cambium.serve import ephemeral as ephemeral_module
+from cambium.serve.errors import BudgetExceeded, StateUnreachable
 from cambium.serve.traffic import Progress, TrafficLearner, shaped_rate
 
 
@@ -111,8 +115,6 @@ def test_sure_and_known_requests_are_passed_over(
     server.create("bored")
     budget = server.runtime.traffic.budget
     assert budget is not None
-    from dataclasses import replace
-
     sure = replace(budget, min_entropy=1e9, min_novelty=1.5)
     monkeypatch.setattr(TrafficLearner, "budget", sure)
     assert outcome(server, ask(server, "bored", FACTS[0]))["state"] == "passed over"
@@ -126,14 +128,16 @@ def test_a_veto_quarantines_and_a_reset_takes_the_budget_back(
     harm = StepCheck(ok=False, shift=-1.0, margin=0.15)
     with monkeypatch.context() as patched:
         patched.setattr(AlignmentMonitor, "judge", lambda self, step, losses: harm)
-        assert outcome(server, ask(server, "vetoed", FACTS[0]))["green"] is False
+        vetoed = outcome(server, ask(server, "vetoed", FACTS[0]))
+        assert (vetoed["state"], vetoed["green"], vetoed["shift"]) == ("quarantined", False, -1.0)
     assert server.get("/adapters/vetoed")["state"] == "quarantined"
     assert ask(server, "vetoed", FACTS[1]).status_code == 409
     server.create("resets")
     assert outcome(server, ask(server, "resets", FACTS[0]))["green"] is True
     with monkeypatch.context() as patched:
         patched.setattr(TrustRegion, "is_left", True)
-        assert outcome(server, ask(server, "resets", FACTS[1]))["green"] is False
+        undone = outcome(server, ask(server, "resets", FACTS[1]))
+        assert (undone["state"], undone["green"]) == ("reset", False)
     assert server.get("/adapters/resets")["traffic"]["steps_per_hour"] == 2
 
 
@@ -149,6 +153,71 @@ def test_sustained_wins_raise_a_proposal_once(server: Server, clock: Clock) -> N
     assert filed[0] in [p["id"] for p in server.get("/proposals")["proposals"]]
     assert found.index(next(f for f in found if "proposal" in f)) == 2  # not before three wins
     assert server.get("/adapters/winner")["traffic"]["proposal"] == filed[0]
+
+
+def test_one_prompt_again_and_again_wins_nothing(server: Server, clock: Clock) -> None:
+    server.create("parrot", domain="d")
+    server.teach("parrot", FACTS[:1], steps=8, lr=1e-2)
+    for _ in range(5):
+        clock.ahead_s += 3601
+        assert "proposal" not in outcome(server, ask(server, "parrot", FACTS[0]))
+    said = server.get("/adapters/parrot")["traffic"]
+    assert (said["offered"], said["of"], said["proposal"]) == (5, 0, None)
+
+
+def test_a_lesson_that_is_refused_at_its_end_has_cost_its_budget(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object, **named: object) -> None:
+        raise BudgetExceeded("over its cap", mend="start another")
+
+    server.create("capped")
+    monkeypatch.setattr(ephemeral_module, "check_result", refuse)
+    states = [outcome(server, ask(server, "capped", FACTS[i]))["state"] for i in range(4)]
+    assert states == ["refused", "refused", "over budget", "over budget"]
+    assert server.get("/adapters/capped")["traffic"]["steps"] == 0
+
+
+def test_what_was_spent_and_filed_is_known_after_a_restart(server: Server, clock: Clock) -> None:
+    server.create("lasting", domain="d")
+    server.teach("lasting", FACTS[:8], steps=1, lr=1e-4)
+    for i in (8, 9):
+        assert outcome(server, ask(server, "lasting", FACTS[i]))["state"] == "learned"
+    filed = server.propose("lasting", "d")
+    server.runtime.traffic._progress.clear()  # as a start finds it
+    assert outcome(server, ask(server, "lasting", FACTS[10]))["state"] == "over budget"
+    assert server.get("/adapters/lasting")["traffic"]["proposal"] == filed
+    clock.ahead_s += 3601
+    assert outcome(server, ask(server, "lasting", FACTS[11]))["state"] == "learned"
+
+
+def test_a_trace_that_cannot_be_told_ends_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.create("untold")
+    tried = threading.Event()
+
+    def lost(*given: object) -> None:
+        tried.set()
+        raise StateUnreachable("the database is away", mend="wait")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server.runtime, "tell", lost)
+        assert ask(server, "untold", FACTS[0]).status_code == 200
+        assert tried.wait(60)
+    assert outcome(server, ask(server, "untold", FACTS[1]))["state"] == "learned"
+
+
+def test_an_unsure_prompt_is_marked_by_its_margin(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.create("unsure")
+    budget = server.runtime.traffic.budget
+    assert budget is not None
+    for highest, state in ((0.0, "passed over"), (1e9, "learned")):
+        rules = replace(budget, min_entropy=1e9, min_novelty=2.0, max_margin=highest)
+        monkeypatch.setattr(TrafficLearner, "budget", rules)
+        assert outcome(server, ask(server, "unsure", FACTS[0]))["state"] == state
 
 
 def test_one_line_of_the_policy_turns_it_off(

@@ -61,6 +61,8 @@ class Lesson:
 @taking(Lesson)
 def learn(lesson: Lesson) -> None:
     """Teach an ephemeral adapter; it answers under its own name at once."""
+    if lesson.lr is not None and not 0 < lesson.lr <= 1:
+        raise CommandFailed(f"--lr {lesson.lr} is outside (0, 1]: leave it out", status=WRONG_CALL)
     source = read_source(lesson.source)
     if source.ignored:
         print(f"{source.ignored} files of other kinds are left out", file=sys.stderr)
@@ -123,6 +125,9 @@ def _report(lesson: Lesson, source: Source, answers: list[dict[str, Any]]) -> No
         print_json({"adapter_id": lesson.adapter, "files": source.num_files, "calls": answers})
     else:
         print_rows(answers, _COLUMNS)
+    undone = [str(a["call"]) for a in answers if not a["monitors"]["trust_region"]["ok"]]
+    if undone:
+        print(f"undone, for they left the trust region: call {', '.join(undone)}", file=sys.stderr)
     last = answers[-1]
     if last["state"] != AdapterState.EPHEMERAL:
         line = f"adapter {lesson.adapter} is {last['state']} after call {last['call']}"

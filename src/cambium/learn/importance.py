@@ -72,11 +72,9 @@ class Importances:
             stack.expand(ewc.online_fisher(before, fisher, decay=decay), self.fisher, g)
         self.anchor[g] = stack.weights[g]
 
-    def forget(self, g: int) -> None:
-        """Makes adapter g's weights as they now are the start, and nothing important."""
-        for flat in (self.path, self.si, self.fisher):
-            flat[g].zero_()
-        self.anchor[g] = self._stack.weights[g]
+    def rows(self, g: int) -> tuple[Tensor, ...]:
+        """Returns all that is kept of adapter g, as views."""
+        return self.path[g], self.si[g], self.fisher[g], self.anchor[g]
 
     def save(self, g: int) -> dict[str, Tensor]:
         """Returns adapter g's rows, by the names under which `load` finds them."""

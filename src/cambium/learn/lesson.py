@@ -38,6 +38,7 @@ class Frame:
         row, rows: the lesson's own row of how many.
         rank, paths: of the stack.
         nobody: the row that answers for the lesson's teacher.
+        start: the row of the adapter as the call found it; -1 where nobody asks it.
         parent, parents: the parent's index of how many; -1 of 0 where no lesson has one.
         parents_rank, parents_paths: of the parents' stack.
     """
@@ -47,6 +48,7 @@ class Frame:
     rank: int
     paths: tuple[str, ...]
     nobody: int
+    start: int
     parent: int
     parents: int
     parents_rank: int
@@ -103,10 +105,6 @@ class StepMonitor(Protocol):
         """Returns a monitor that remembers the same, and can change while this one stays."""
         ...
 
-    def forget(self) -> None:
-        """Forgets what it was told: the adapter was reset."""
-        ...
-
     def segments(self, step: int | None, *, adapter: int, parent: int) -> list[Segment]:
         """Returns what to score after the adapter's step number `step`, counted from 0.
 
@@ -153,7 +151,7 @@ class LearnResult:
     Args:
         losses: each step's loss before the step, as its objective reports it.
         loss_before, loss_after: on the first step's windows.
-        reset: learning without labels left its trust region; the adapter changes nothing now.
+        reset: learning without labels left its trust region; the adapter is as it was before.
         monitor: the lesson's, with what it was told on the way.
         frame, shapes: where it lay among others, and what ran in each step, by phase and row.
     """

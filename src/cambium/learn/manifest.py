@@ -33,7 +33,7 @@ from cambium.models.chunked_head import cross_entropy
 from cambium.models.packing import IGNORED, Segment, targets_of
 from cambium.models.training_model import TrainingModel
 
-FORMAT = 2
+FORMAT = 3
 
 
 def machine(model: TrainingModel) -> dict[str, object]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from cambium.core.errors import DataError
 from cambium.learn.importance import IMPORTANCE, Importances
 from cambium.learn.lesson import MAX_STEPS, Frame, LearnConfig, LearnResult, Lesson, Shape
-from cambium.learn.objectives import OBJECTIVES, ewc
+from cambium.learn.objectives import OBJECTIVES, UNLABELLED, ewc
 from cambium.learn.objectives.objective import Objective, Place
 from cambium.learn.passes import Ask, deal, nothing, run_asks, stack_parents
 from cambium.models.adapter_stack import AdapterStack, StackAdamW
@@ -67,6 +67,11 @@ class LessonGroup:
                     f"{len(lesson.windows)} windows and {lesson.config.steps} steps teach nothing",
                     mend=f"send at least one example and 1 to {MAX_STEPS} steps",
                 )
+            if lesson.config.loss not in OBJECTIVES or not 0 < lesson.config.lr < float("inf"):
+                raise DataError(
+                    f"no loss {lesson.config.loss!r} at a rate of {lesson.config.lr}",
+                    mend=f"use one of {', '.join(OBJECTIVES)}, at a rate above 0",
+                )
             if any(len(w.tokens) <= w.learn_from for w in lesson.windows):
                 raise DataError("a window has no token to learn", mend="leave it out")
         self.model = model
@@ -103,6 +108,12 @@ class LessonGroup:
             if lesson.learner.optimizer:
                 self._load_state(g, lesson.learner.optimizer)
         # Copies: what a lesson that comes to nothing was told is of weights that nobody keeps.
+        # What a lesson without labels goes back to.
+        self.found = {
+            g: tuple(row.clone() for row in self._rows(g))
+            for g, lesson in enumerate(lessons)
+            if _is_guarded(lesson) or lesson.objective
+        }
         self.monitors = {g: x.monitor.copied() for g, x in enumerate(lessons) if x.monitor}
         self.losses: list[list[float]] = [[] for _ in lessons]
         self.checks: list[list[StepCheck]] = [[] for _ in lessons]
@@ -162,12 +173,21 @@ class LessonGroup:
         nobody = len(members)
         if any(x.config.loss != "task" or x.rehearsal is not None for x in self.lessons):
             members.append(nothing())
+        starts: dict[int, int] = {}
         for g, lesson in enumerate(self.lessons):
             if lesson.learner.teacher is not None:
                 teachers[g] = len(members)
                 members.append(lesson.learner.teacher)
+            if _is_guarded(lesson):
+                starts[g] = len(members)
+                members.append(lesson.learner.lora)
         return [
-            Place(adapter=g, parent=self.parent_of[g], nobody=teachers.get(g, nobody))
+            Place(
+                adapter=g,
+                parent=self.parent_of[g],
+                nobody=teachers.get(g, nobody),
+                start=starts.get(g, -1),
+            )
             for g in range(len(self.lessons))
         ]
 
@@ -178,6 +198,8 @@ class LessonGroup:
         members += [nothing()] * (frame.rows - len(members))
         if teacher is not None:
             members[frame.nobody] = teacher
+        if frame.start >= 0:
+            members[frame.start] = self.lessons[frame.row].learner.lora
         self.stack = AdapterStack(members, sites, dtype=dtype, rank=frame.rank, paths=frame.paths)
         self.parents = None
         if frame.parents:
@@ -188,7 +210,7 @@ class LessonGroup:
             self.parents = AdapterStack(above, sites, dtype=dtype, rank=rank, paths=paths)
         self.parent_of = [frame.parent] * len(self.lessons)
         self.places = [
-            Place(adapter=g, parent=frame.parent, nobody=frame.nobody)
+            Place(adapter=g, parent=frame.parent, nobody=frame.nobody, start=frame.start)
             for g in range(len(self.lessons))
         ]
 
@@ -200,6 +222,7 @@ class LessonGroup:
             rank=stack.rank,
             paths=stack.paths,
             nobody=self.places[g].nobody,
+            start=self.places[g].start,
             parent=self.parent_of[g],
             parents=len(parents.adapters) if parents else 0,
             parents_rank=parents.rank if parents else 0,
@@ -310,17 +333,20 @@ class LessonGroup:
         importances.end_task(g, found, decay=lesson.config.ewc_decay)
 
     def _reset(self, g: int) -> None:
-        """Makes adapter g change nothing again, with no memory of what led it astray."""
-        self.stack.forget(g)
-        for flat in (self.adam.mean, self.adam.square):
-            flat[g].zero_()
-        self.adam.steps[g] = 0
-        self.put_by.pop(g, None)
-        if self.importances is not None:
-            self.importances.forget(g)
-        if g in self.monitors:
-            self.monitors[g].forget()
+        """Makes adapter g what the call found, with no memory of what led it astray."""
+        for row, before in zip(self._rows(g), self.found[g], strict=True):
+            row.copy_(before)
+        self.stack.refresh()
+        monitor = self.lessons[g].monitor
+        if monitor is not None:
+            self.monitors[g] = monitor.copied()
         self.ended[g] = self.was_reset[g] = True
+
+    def _rows(self, g: int) -> tuple[Tensor, ...]:
+        """Returns all that learning changes of adapter g, as views."""
+        adam = self.adam
+        own = (self.stack.weights[g], adam.mean[g], adam.square[g], adam.steps[g : g + 1])
+        return own + (self.importances.rows(g) if self.importances else ())
 
     def _run(
         self, asks: Mapping[int, Ask], run: Callable[[Pack, HeadLoss], Tensor], phase: str = ""
@@ -353,6 +379,10 @@ class LessonGroup:
             self.importances.load(g, state)
         else:
             self.put_by[g] = {k: v for k, v in state.items() if k.startswith(IMPORTANCE)}
+
+
+def _is_guarded(lesson: Lesson) -> bool:
+    return lesson.config.loss in UNLABELLED and lesson.objective is None
 
 
 def _objective(lesson: Lesson) -> Objective:

@@ -29,11 +29,12 @@ class BufferConfig:
     Args:
         max_tokens: 10,000 to 200,000, over all rows.
         reservoir_share: of the room, filled by chance alone; feeds Fisher and gates.
-        source_share: of the room, the most that one source can hold.
+        source_share: the most that one source can hold of the room, and have of what is drawn,
+            unless there are too few sources for that.
         alpha: how much priority counts; `floor` the share drawn uniformly.
         beta: how much of the drawing's bias the weights take back; 1 is all of it.
         half_life: after how many admissions a priority counts half.
-        max_replays: a row that was drawn this often goes.
+        max_replays: a row that so many lessons drew goes.
         max_priority: in multiples of the median.
     """
 
@@ -102,33 +103,42 @@ class ReplayBuffer:
         """
         if not row.consent:
             raise ConsentMissing("a text without consent is not kept", mend="give consent with it")
-        self.tried += 1
-        row = replace(row, born=self.tried, replays=0)
+        row = replace(row, born=self.tried + 1, replays=0)
         if row.key in self.rows or not self._makes_quota(row):
             return False
+        self.tried += 1
         if self._enters_reservoir(row):
             self.rows[row.key] = replace(row, in_reservoir=True)
             return True
-        room = self.config.max_tokens * (1 - self.config.reservoir_share)
         self.rows[row.key] = replace(row, in_reservoir=False)
-        while self._size(False) > room:
+        self.trim()
+        return row.key in self.rows
+
+    def trim(self) -> None:
+        """Lets go of what is over the room: by priority in its lane, by chance in the other."""
+        room = self.config.max_tokens * self.config.reservoir_share
+        chance = random.Random(f"{self.config.seed} trim {self.tried}")
+        lane = sorted(self._lane(True), key=lambda r: r.key)
+        while self._size(True) > room:
+            del self.rows[lane.pop(chance.randrange(len(lane))).key]
+        while self._size(False) > self.config.max_tokens - room:
             weakest = min(self._lane(False), key=lambda r: (self.priority(r), r.key))
             del self.rows[weakest.key]
-        return row.key in self.rows
 
     def draw(self, num_rows: int, *, seed: int) -> list[tuple[ReplayRow, float]]:
         """Returns rows, with repetition, each with its importance weight, at most 1 / floor.
 
-        Every drawn row is counted; one that was drawn too often goes afterwards.
+        Weights take back what priority did; the share of a source stays bounded. Every drawn row
+        is counted once; one that was drawn too often goes afterwards.
         """
         if not self.rows or num_rows < 1:
             return []
         ordered = sorted(self.rows.values(), key=lambda r: r.key)
-        shares = self.shares(ordered)
+        shares, even = self.shares(ordered), self._even(ordered)
         generator = np.random.default_rng([seed, self.tried])
         chosen = generator.choice(len(ordered), size=num_rows, p=shares)
-        weights = (len(ordered) * shares) ** -self.config.beta
-        for i in chosen:
+        weights = (even / shares) ** self.config.beta
+        for i in sorted(set(chosen.tolist())):
             row = self.rows.get(ordered[i].key)
             if row is not None:
                 self.rows[row.key] = replace(row, replays=row.replays + 1)
@@ -141,12 +151,12 @@ class ReplayBuffer:
         raised = np.array([self.priority(r) for r in rows]) ** self.config.alpha
         limit = self.config.max_priority**self.config.alpha * np.median(raised)
         clipped = np.minimum(raised, limit) if limit > 0 else np.ones(len(rows))
-        even = self.config.floor / len(rows)
-        return (1 - self.config.floor) * clipped / clipped.sum() + even
+        by_priority = self._bounded(rows, clipped / clipped.sum())
+        return (1 - self.config.floor) * by_priority + self.config.floor * self._even(rows)
 
     def priority(self, row: ReplayRow) -> float:
         """Returns how much a row matters: its loss, raised by novelty, halved with age."""
-        age = self.tried - row.born
+        age = max(0, self.tried - row.born)
         return max(row.loss, 1e-3) * (1 + row.novelty) * 0.5 ** (age / self.config.half_life)
 
     def update(self, key: str, loss: float) -> None:
@@ -197,6 +207,24 @@ class ReplayBuffer:
         except (KeyError, TypeError, ValueError) as error:
             raise DataError("this is no replay buffer", mend="start with an empty one") from error
 
+    def _even(self, rows: Sequence[ReplayRow]) -> np.ndarray:
+        """Returns every row's share if priority had no say, shape [N], fp64."""
+        return self._bounded(rows, np.full(len(rows), 1 / len(rows)))
+
+    def _bounded(self, rows: Sequence[ReplayRow], shares: np.ndarray) -> np.ndarray:
+        """Returns shares of which no source has more than its part; what is over goes to others."""
+        names, owner = np.unique([row.source for row in rows], return_inverse=True)
+        most = max(self.config.source_share, 1 / len(names))
+        own = np.bincount(owner, weights=shares)
+        total, held = own.copy(), np.zeros(len(names), dtype=bool)
+        while (over := ~held & (total > most + 1e-9)).any():
+            held |= over
+            total[held] = most
+            rest = own[~held].sum()
+            if rest > 0:
+                total[~held] = own[~held] * (1 - most * held.sum()) / rest
+        return shares * (total / own)[owner] if held.any() else shares
+
     def _makes_quota(self, row: ReplayRow) -> bool:
         quota = self.config.source_share * self.config.max_tokens
         own = [r for r in self.rows.values() if r.source == row.source]
@@ -216,6 +244,8 @@ class ReplayBuffer:
         """Makes room by chance where the lane is full; priority has no say."""
         room = self.config.max_tokens * self.config.reservoir_share
         lane = sorted(self._lane(True), key=lambda r: r.key)
+        if row.num_tokens > room:
+            return False
         if self._size(True) + row.num_tokens <= room:
             return True
         # Its own stream of chance: drawing must not change who comes in.

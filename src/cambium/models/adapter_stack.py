@@ -166,12 +166,6 @@ class AdapterStack:
             else:
                 to_b.index_add_(0, owners, own.float() * self._scaling[owners, :, None])
 
-    def forget(self, g: int) -> None:
-        """Makes adapter g change nothing: its B becomes zero, its A stays."""
-        for path in self._places:
-            self._b(self.weights, path)[g] = 0
-        self.refresh()
-
     def to_adapter(self, g: int) -> Lora:
         """Returns a copy of adapter g as it now is."""
         config, left = self.adapters[g].config, self.compact(self.weights, g)

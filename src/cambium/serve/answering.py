@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ class Answering:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self._outcomes: dict[str, dict[str, object]] = {}
+        self._telling = threading.Lock()
         # By the state's own names, which are each tenant's own, and digests of content.
         self._versions: dict[str, Adapter] = {}
         self._norms: dict[str, float] = {}
@@ -101,9 +103,10 @@ class Answering:
 
     def tell(self, request_id: str, outcome: dict[str, object]) -> None:
         """Adds to a request's trace what came of its offer, now or when it is written."""
-        while len(self._outcomes) >= MAX_OUTCOMES:
-            self._outcomes.pop(next(iter(self._outcomes)), None)
-        self._outcomes[request_id] = outcome
+        with self._telling:
+            while len(self._outcomes) >= MAX_OUTCOMES:
+                self._outcomes.pop(next(iter(self._outcomes)), None)
+            self._outcomes[request_id] = outcome
         self.runtime.traces.amend(request_id, learning=outcome)
 
     def record(self, trace: TraceDraft, *, caller: Caller) -> None:
@@ -178,11 +181,11 @@ class Answering:
 
     def _adapter(self, model: str, name: str, digest: str | None, bank: Bank) -> Answerer:
         number = bank.revision.number
-        if digest is not None and digest != self.runtime.adapters.current_digest(name):
-            ref, lora = f"{name}@{digest}", self._version(name, digest)
+        live = self.runtime.adapters.find_live(name, digest)
+        if live is None:
+            ref, lora = f"{name}@{digest}", self._version(name, str(digest))
             return Answerer(model=model, adapter=ref, adapters=(lora,), revision=number,
                             detail={"adapters": [self._described(ref, lora)]})  # fmt: skip
-        live = self.runtime.adapters.get_live(name)
         ref = f"{name}@{live.record.digest}"
         return Answerer(
             model=model,
@@ -199,7 +202,8 @@ class Answering:
         key, state = f"{name}@{digest}", self.runtime.state
         with state.read() as tx:
             refuse_quarantined(tx, name, digest)
-        if key not in self._versions:
+        found = self._versions.get(key)
+        if found is None:
             try:
                 with state.read() as tx:
                     row = tx.get_version(name, digest)
@@ -208,9 +212,9 @@ class Answering:
                     f"no version {digest} of {name!r}", mend="see GET /adapters"
                 ) from error
             while len(self._versions) >= MAX_CACHED_VERSIONS:
-                self._versions.pop(next(iter(self._versions)))
-            self._versions[key] = read_adapter(stored_bytes(state, row), self.runtime.base)
-        return self._versions[key]
+                self._versions.pop(next(iter(tuple(self._versions))), None)
+            found = self._versions[key] = read_adapter(stored_bytes(state, row), self.runtime.base)
+        return found
 
     def _described(self, ref: str, adapter: Adapter) -> dict[str, object]:
         if ref not in self._norms:

@@ -34,6 +34,10 @@ BARE_BUDGET = LearningBudget(
 )
 
 
+# One step is never interrupted: some seconds on two cores.
+MAX_STEP_TOKENS = 32_768
+
+
 @dataclass(frozen=True, kw_only=True)
 class LearnCall:
     """One call to learn, already parsed; `consent` and `source` are the caller's words.
@@ -76,6 +80,17 @@ def check_call(call: LearnCall, bounds: LearningBudget) -> None:
             f"{bounds.max_examples_per_call}",
             mend="send fewer",
         )
+
+
+def check_tokens(tokens: int, steps: int) -> None:
+    """Refuses a call whose steps would be so long that all others wait for them.
+
+    Raises:
+        TooLarge: says how many steps it needs.
+    """
+    if tokens > steps * MAX_STEP_TOKENS:
+        raise TooLarge(f"{tokens} tokens in {steps} steps, at most {MAX_STEP_TOKENS} fit into one",
+                       mend="send fewer examples, or more steps")  # fmt: skip
 
 
 def _check_examples(examples: Sequence[Example], bounds: LearningBudget) -> None:

@@ -10,7 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cambium.core.canonical import digest_json
-from cambium.core.errors import CambiumError, DigestMismatch, IllegalTransition, Stopped
+from cambium.core.errors import (
+    CambiumError,
+    ConsentMissing,
+    DigestMismatch,
+    IllegalTransition,
+    Stopped,
+)
 from cambium.core.evidence import Measurement, Outcome, Verdict
 from cambium.core.nouns import ProposalState
 from cambium.evals.gates import GateContext
@@ -338,7 +344,10 @@ class Checker:
         others: list[Example] = []
         for other in self._proposals.in_state(ProposalState.MERGED):
             if other.proposal.domain != proposal.domain:
-                others += self._read(e for e in other.provenance["examples"] if e["kept"])
+                others += self._read(e for e in self._standing(other) if e["kept"])
+        if len(self._standing(filed)) < len(fed):
+            raise ConsentMissing("consent was withdrawn for what the proposal is made of",
+                                 mend="propose again from what is left")  # fmt: skip
         trained = self._read(e for e in fed if not e["kept"])
         # The same text may come in another document, or in another domain's: it is no fresh item.
         learned = {e.accepted.digest for e in trained}
@@ -352,6 +361,12 @@ class Checker:
             sources={e["digest"]: e["source"] for e in fed},
             seed=int(proposal.provenance_digest[7:15], 16),
         )  # fmt: skip
+
+    def _standing(self, filed: Filed) -> list[dict[str, Any]]:
+        """Returns those of a proposal's examples for which consent was not withdrawn."""
+        with self._proposals.state.read() as tx:
+            withdrawn = tx.withdrawn(filed.proposal.adapter_name)
+        return [e for e in filed.provenance["examples"] if e["digest"] not in withdrawn]
 
     def _read(self, examples: Iterable[dict[str, Any]]) -> list[Example]:
         blobs = self._proposals.state.blobs

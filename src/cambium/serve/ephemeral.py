@@ -6,7 +6,6 @@ import logging
 import threading
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 
@@ -14,13 +13,21 @@ from cambium.core.errors import CambiumError, IllegalTransition
 from cambium.core.nouns import DEFAULT_TENANT, tenant_of
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.manifest import manifest
+from cambium.learn.objectives import DEFAULT_RATES
 from cambium.learn.replay_buffer import ReplayBuffer
 from cambium.models.adapter_bytes import AdapterBytes
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.training_model import TrainingModel
 from cambium.serve.adapter_states import AdapterState
-from cambium.serve.bank import Bank, parent_of, stored_bytes
-from cambium.serve.bounds import LearnCall, check_adapter, check_call, check_result, check_room
+from cambium.serve.bank import parent_of, stored_bytes
+from cambium.serve.bounds import (
+    LearnCall,
+    check_adapter,
+    check_call,
+    check_result,
+    check_room,
+    check_tokens,
+)
 from cambium.serve.errors import (
     AdapterElsewhere,
     AdapterExpired,
@@ -38,7 +45,7 @@ from cambium.serve.lessons import (
     warm_up_lesson,
     windows_of,
 )
-from cambium.serve.live_adapter import LiveAdapter
+from cambium.serve.live_adapter import LiveAdapter, Surroundings
 from cambium.serve.rehearsing import Drawn, Rehearsing, copied
 from cambium.serve.rules import Rules
 from cambium.serve.spans import span
@@ -49,27 +56,6 @@ from cambium.serve.store.transaction import Transaction
 from cambium.trust.policy import LearningBudget
 
 _log = logging.getLogger(__name__)
-
-
-class Surroundings(Protocol):
-    """What this needs of the server around it."""
-
-    @property
-    def bank(self) -> Bank:
-        """Returns the bank that is being served."""
-        ...
-
-    def now_ms(self) -> int:
-        """Returns milliseconds since 1970, UTC."""
-        ...
-
-    def check_alive(self) -> None:
-        """Raises if the system was killed."""
-        ...
-
-    def count_lesson(self, result: LearnResult) -> None:
-        """Takes note of a call to learn that was persisted."""
-        ...
 
 
 class EphemeralAdapters:
@@ -192,8 +178,22 @@ class EphemeralAdapters:
             self._around.count_lesson(taken.result)
             return before, after, taken.result
 
-    def get_live(self, name: str) -> LiveAdapter:
+    def find_live(self, name: str, digest: str | None) -> LiveAdapter | None:
+        """Returns a live adapter as it now is; None where it is not, or no longer, `digest`.
+
+        Raises:
+            As `get_live`, where no digest is asked for.
+        """
+        if digest is not None and digest != self.current_digest(name):
+            return None
+        live = self.get_live(name)
+        return live if digest in (None, live.record.digest) else None
+
+    def get_live(self, name: str, *, to_serve: bool = True) -> LiveAdapter:
         """Returns a live adapter as it now is, loading it if what is in memory may be older.
+
+        Args:
+            to_serve: False where it is only to be ended or to forget.
 
         Raises:
             AdapterNotFound, AdapterExpired, AdapterQuarantined: it cannot answer or learn.
@@ -201,11 +201,13 @@ class EphemeralAdapters:
         """
         live = self._live.get(name)
         if live is not None and self._is_mine(live.record) and not self._is_over(live.record):
-            self._check_domain(live.record)
+            if to_serve:
+                self._check_domain(live.record)
             return live
         with self._lock:
             record = self.get(name)
-            self._check_domain(record)
+            if to_serve:
+                self._check_domain(record)
             if record.state is AdapterState.EXPIRED:
                 raise AdapterExpired(f"adapter {name!r} has expired", mend="create another")
             if record.state is AdapterState.QUARANTINED:
@@ -220,7 +222,7 @@ class EphemeralAdapters:
                 live = self._live[name] = self._loaded(record, lora, parent)
             return live
 
-    def get_own(self, name: str) -> LiveAdapter:
+    def get_own(self, name: str, *, to_serve: bool = True) -> LiveAdapter:
         """Returns a live adapter that this process teaches.
 
         One that no living process teaches is this one's from now on.
@@ -229,7 +231,7 @@ class EphemeralAdapters:
             AdapterElsewhere: another process teaches it.
             AdapterNotFound, AdapterExpired, AdapterQuarantined: as `get_live`.
         """
-        live = self.get_live(name)
+        live = self.get_live(name, to_serve=to_serve)
         if not self._is_mine(live.record):
             with self._lock, self._state.transaction() as tx:
                 record = tx.get_adapter(name)
@@ -241,7 +243,7 @@ class EphemeralAdapters:
                         detail={"address": address},
                     )
                 tx.put_adapter(replace(record, owner=self._state.process))
-            live = self.get_live(name)
+            live = self.get_live(name, to_serve=to_serve)
         return live
 
     def _is_mine(self, record: AdapterRecord) -> bool:
@@ -283,7 +285,7 @@ class EphemeralAdapters:
         if record.state is not AdapterState.EPHEMERAL:
             raise IllegalTransition(f"adapter {name!r} is {record.state}",
                 mend="delete a live adapter; what is merged goes by rollback")  # fmt: skip
-        return self._end(self.get_own(name).record.name, "adapter.deleted")
+        return self._end(self.get_own(name, to_serve=False).record.name, "adapter.deleted")
 
     def replay_view(self, name: str) -> dict[str, int] | None:
         """Returns how much a live adapter goes through again; None for any other."""
@@ -309,9 +311,10 @@ class EphemeralAdapters:
         record = self.get(name)
         # A lesson under way would write back what it drew.
         alive = record.state is AdapterState.EPHEMERAL
-        with self.get_own(name).busy if alive else nullcontext(), self._lock:
+        own = self.get_own(name, to_serve=False).busy if alive else nullcontext()
+        with own, self._lock:
             with self._state.transaction() as tx:
-                gone = tx.delete_examples(name, source=source)
+                gone = tx.withdraw_consent(name, source=source)
                 tx.audit("adapter.consent_withdrawn", at=self._now_ms(), body={
                     "name": name, "source": source, "examples": gone})  # fmt: skip
             live = self._live.get(name)
@@ -393,11 +396,11 @@ class EphemeralAdapters:
         """Returns the taught adapter; the live one answers as before until it is persisted."""
         record = live.record
         windows = windows_of(self.base, call.examples, loss=call.loss)
+        check_tokens(sum(window.num_tokens for window in windows), call.steps)
         if live.monitor is None:
             live.monitor = self.monitors.make(record.parent_revision, record.domain, live.parent)
-        config = LearnConfig(steps=call.steps, seed=record.steps, loss=call.loss)
-        if call.lr is not None:
-            config = replace(config, lr=call.lr)
+        lr = call.lr if call.lr is not None else DEFAULT_RATES[call.loss]
+        config = LearnConfig(lr=lr, steps=call.steps, seed=record.steps, loss=call.loss)
         blob = record.optimizer_blob
         learner = Learner(
             lora=live.lora,

@@ -34,15 +34,15 @@ def export_files(runtime: Runtime, name: str, digest: str | None) -> dict[str, b
         AdapterNotFound, AdapterExpired, AdapterQuarantined: there is nothing to export.
         DigestMismatch: stored bytes are not what the digest names.
     """
-    if digest is None or digest == runtime.adapters.current_digest(name):
-        live = runtime.adapters.get_live(name)
+    live = runtime.adapters.find_live(name, digest)
+    if live is not None:
         parts = [*live.parent, live.lora]
         lora = concatenated(parts) if len(parts) > 1 else live.lora
         return _files(to_bytes(lora, fan_in_fan_out=runtime.base.transposed))
     try:
         with runtime.state.read() as tx:
-            refuse_quarantined(tx, name, digest)
-            version = tx.get_version(name, digest)
+            refuse_quarantined(tx, name, str(digest))
+            version = tx.get_version(name, str(digest))
             merged = {
                 (entry["adapter"], entry["digest"])
                 for row in tx.list_revisions()

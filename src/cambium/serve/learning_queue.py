@@ -1,7 +1,8 @@
 """Lessons wait here for one thread, which lets those that come together share their passes.
 
-Groups take their steps in turn, one step each: a correction of one step waits for at most one step
-of every longer lesson under way, never for the whole of it.
+One step at a time: what has just come and what is at work take turns, and within either the tenant
+goes next who has waited longest. So a correction of one step waits for one step of a longer lesson
+and never for the whole of it, and a stream of corrections keeps no longer lesson from its end.
 """
 
 from __future__ import annotations
@@ -32,10 +33,15 @@ class _Waiting:
     result: Future[LearnResult] = field(default_factory=Future)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class _Running:
     group: LessonGroup
     members: Sequence[_Waiting]
+
+    @property
+    def tenants(self) -> set[str]:
+        """Returns whose lessons these are."""
+        return {member.tenant for member in self.members}
 
 
 class LearningQueue:
@@ -44,7 +50,12 @@ class LearningQueue:
     def __init__(self, model: TrainingModel) -> None:
         self._model = model
         self._waiting: deque[_Waiting] = deque()
-        self._running: deque[_Running] = deque()
+        self._fresh: list[_Running] = []  # have taken no step yet
+        self._running: list[_Running] = []
+        self._turn_of_running = False
+        # At which step of this queue each tenant was last served.
+        self._served: dict[str, int] = {}
+        self._num_steps = 0
         self._wake = threading.Condition()
         self._closing = False
         self._refused: Exception | None = None
@@ -71,7 +82,8 @@ class LearningQueue:
     @property
     def num_pending(self) -> int:
         """Returns how many lessons are being learned or wait."""
-        return len(self._waiting) + sum(len(r.members) for r in list(self._running))
+        groups = [*self._fresh, *self._running]
+        return len(self._waiting) + sum(len(group.members) for group in groups)
 
     def halt(self, error: Exception) -> None:
         """Ends lessons with `error` before their next step and lets none begin until `resume`."""
@@ -89,7 +101,7 @@ class LearningQueue:
             self._closing = True
             self._wake.notify()
         self._thread.join()
-        left = [*self._waiting, *(m for r in self._running for m in r.members)]
+        left = [*self._waiting, *(m for r in (*self._fresh, *self._running) for m in r.members)]
         for waiting in left:
             waiting.result.set_exception(
                 Stopped("the learner closed before the lesson was done", mend="send it again")
@@ -103,17 +115,33 @@ class LearningQueue:
                 self._start(members)
             if self._refused is not None:
                 self._end_all(self._refused)
-            if self._running:
-                self._step(self._running.popleft())
+            if self._fresh or self._running:
+                self._step(self._next())
 
     def _has_work(self) -> bool:
         with self._wake:
-            while not self._closing and not self._waiting and not self._running:
+            while not self._closing and not self._waiting and not self._is_at_work:
+                self._served.clear()
                 self._wake.wait()
-            idle = not self._running
+            idle = not self._is_at_work
         if idle and not self._closing:
             time.sleep(GATHER_S)
         return not self._closing
+
+    @property
+    def _is_at_work(self) -> bool:
+        return bool(self._fresh or self._running)
+
+    def _next(self) -> _Running:
+        """Takes out the group whose turn it is."""
+        is_old = bool(self._running) and (self._turn_of_running or not self._fresh)
+        self._turn_of_running = not is_old
+        lane = self._running if is_old else self._fresh
+        chosen = min(lane, key=lambda r: min(self._served.get(t, 0) for t in r.tenants))
+        lane.remove(chosen)
+        self._num_steps += 1
+        self._served.update(dict.fromkeys(chosen.tenants, self._num_steps))
+        return chosen
 
     def _take_waiting(self) -> list[_Waiting]:
         with self._wake:
@@ -127,25 +155,26 @@ class LearningQueue:
         except Exception as error:  # noqa: BLE001 - told to whoever asked
             self._give_up(members, error)
         else:
-            # What has just come goes before what has been at work for long.
-            self._running.appendleft(_Running(group=group, members=members))
+            self._fresh.append(_Running(group=group, members=members))
 
     def _step(self, running: _Running) -> None:
         try:
             running.group.take_step()
+            results = running.group.results() if running.group.is_done else None
         except Exception as error:  # noqa: BLE001 - told to whoever asked
             self._give_up(running.members, error)
             return
-        if not running.group.is_done:
+        if results is None:
             self._running.append(running)
             return
-        for member, result in zip(running.members, running.group.results(), strict=True):
+        for member, result in zip(running.members, results, strict=True):
             member.result.set_result(result)
 
     def _end_all(self, error: Exception) -> None:
-        for running in self._running:
+        for running in (*self._fresh, *self._running):
             for member in running.members:
                 member.result.set_exception(error)
+        self._fresh.clear()
         self._running.clear()
 
     def _give_up(self, members: Sequence[_Waiting], error: Exception) -> None:

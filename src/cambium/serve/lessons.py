@@ -13,6 +13,7 @@ from cambium.core.errors import ConsentMissing
 from cambium.evals.alignment_pairs import AlignmentMonitor
 from cambium.learn.examples import Example, Window, encode_example, parse_example
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
+from cambium.learn.objectives import SHORTEST
 from cambium.learn.replay_buffer import ReplayBuffer
 from cambium.models.base import BaseModel
 from cambium.models.lora import LoraConfig, fresh_lora
@@ -91,8 +92,12 @@ def windows_of(base: BaseModel, examples: Sequence[Example], *, loss: str) -> li
     Raises:
         DataError: an example that the loss cannot use.
     """
-    found = (encode_example(base.tokenizer, e, base.context, loss=loss) for e in examples)
-    return [window for windows in found for window in windows]
+    least, found = SHORTEST.get(loss, 0), list[Window]()
+    for example in examples:
+        windows = encode_example(base.tokenizer, example, base.context, loss=loss)
+        # What a long text leaves over may be too short to learn from; the text is not.
+        found += [w for w in windows if len(windows) == 1 or len(w.tokens) >= least]
+    return found
 
 
 def warm_up_lesson(base: BaseModel, monitor: AlignmentMonitor) -> Lesson:

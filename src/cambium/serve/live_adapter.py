@@ -1,13 +1,15 @@
-"""An ephemeral adapter as it is held in memory."""
+"""An ephemeral adapter as it is held in memory, and what it needs of the server around it."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from cambium.learn.lesson import StepMonitor
+from cambium.learn.lesson import LearnResult, StepMonitor
 from cambium.learn.replay_buffer import ReplayBuffer
 from cambium.models.lora import Lora
+from cambium.serve.bank import Bank
 from cambium.serve.store.records import AdapterRecord
 
 
@@ -26,3 +28,24 @@ class LiveAdapter:
     replay: ReplayBuffer = field(default_factory=ReplayBuffer)
     monitor: StepMonitor | None = None
     busy: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Surroundings(Protocol):
+    """What adapters need of the server around them."""
+
+    @property
+    def bank(self) -> Bank:
+        """Returns the bank that is being served."""
+        ...
+
+    def now_ms(self) -> int:
+        """Returns milliseconds since 1970, UTC."""
+        ...
+
+    def check_alive(self) -> None:
+        """Raises if the system was killed."""
+        ...
+
+    def count_lesson(self, result: LearnResult) -> None:
+        """Takes note of a call to learn that was persisted."""
+        ...

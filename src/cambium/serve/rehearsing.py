@@ -72,7 +72,9 @@ class Rehearsing:
             return ReplayBuffer()
         with self._state.read() as tx:
             rows = [_row(record) for record in tx.list_replay(adapter)]
-        return ReplayBuffer(config=config, rows={r.key: r for r in rows}, tried=tried)
+        found = ReplayBuffer(config=config, rows={r.key: r for r in rows}, tried=tried)
+        found.trim()  # the policy may allow less than when they came
+        return found
 
     def draw(
         self, buffer: ReplayBuffer, windows: Sequence[Window], config: LearnConfig
@@ -87,7 +89,8 @@ class Rehearsing:
         total = sum(w.num_tokens for w in windows)
         wanted = SHARE * min(total, config.tokens_per_step) * config.steps
         mean = sum(r.num_tokens for r in buffer.rows.values()) / len(buffer.rows)
-        number = max(config.steps, round(wanted / mean))
+        # No more than once a step each: a few old texts are not worn out by one long lesson.
+        number = min(max(config.steps, round(wanted / mean)), len(buffer.rows) * config.steps)
         return [(row.key, weight) for row, weight in buffer.draw(number, seed=config.seed)]
 
     def rehearsal(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -133,6 +134,7 @@ class Review:
 
     def resume(self) -> None:
         """Queues the jobs of proposals that a stop of the server left undecided."""
+        self.end_withdrawn()
         for head, _ in self.proposals.heads():
             if head.state in UNDECIDED or (head.state in FROZEN and self._is_void(head.id)):
                 self.enqueue(head.id)
@@ -290,6 +292,17 @@ class Review:
             event = Rejected(reason=reason)
             said: dict[str, object] = {"by": by}
             return self.proposals.move(filed, event, tx, kind="proposal.rejected", said=said)
+
+    def end_withdrawn(self) -> None:
+        """Rejects what is open and was made of examples whose consent was withdrawn."""
+        heads = [h for h in self.proposals.heads() if h[0].state in (*UNDECIDED, *FROZEN)]
+        with self.proposals.state.read() as tx:
+            withdrawn = {adapter: tx.withdrawn(adapter) for _, adapter in heads}
+        for head, adapter in heads:
+            examples = self.proposals.get(head.id).provenance["examples"]
+            if any(e["digest"] in withdrawn[adapter] for e in examples):
+                with suppress(IllegalTransition):  # somebody has decided meanwhile
+                    self.reject(head.id, "consent was withdrawn for what it learned", by="server")
 
     def view(self, filed: Filed) -> dict[str, Any]:
         """Returns a proposal as the API shows it: gates, approvals, quorum and what blocks it."""

@@ -36,6 +36,7 @@ from cambium.serve.janitor import Janitor
 from cambium.serve.jobs import JobRunner, claims_on
 from cambium.serve.kill_switch import KillSwitch
 from cambium.serve.learning_queue import MAX_TOGETHER, LearningQueue
+from cambium.serve.lesson_turns import LessonTurns
 from cambium.serve.log_head import check_log, sign_newest
 from cambium.serve.metrics import Metrics
 from cambium.serve.model_signing import ModelSigner
@@ -122,7 +123,7 @@ class Runtime:
             self.state, rules=self.rules, published=self.published, read_policy=stored_policy
         )
         self._open_review(config)
-        self.traffic = TrafficLearner(self.adapters, self, rules=self.rules)
+        self.traffic = TrafficLearner(self.adapters, self, rules=self.rules, state=self.state)
         self._opened.callback(self.traffic.close)
         self.answering = Answering(self)
         self.subjects = Subjects(self)
@@ -252,8 +253,10 @@ class Runtime:
         # Evals ask for minutes at a time, and wait for nobody but each other.
         self.measuring_thread = ThreadPoolExecutor(1, thread_name_prefix="measuring")
         self._opened.callback(self.measuring_thread.shutdown, cancel_futures=True)
-        self.lesson_threads = ThreadPoolExecutor(MAX_TOGETHER, thread_name_prefix="lesson")
-        self._opened.callback(self.lesson_threads.shutdown)
+        # As many as a pass may hold are one tenant's at most; the others find threads all the same.
+        threads = ThreadPoolExecutor(2 * MAX_TOGETHER, thread_name_prefix="lesson")
+        self._opened.callback(threads.shutdown)
+        self.lesson_turns = LessonTurns(threads, per_tenant=MAX_TOGETHER)
         self.lessons = queue = LearningQueue(self.training)
         self._opened.callback(queue.close)
         adapters = EphemeralAdapters(
@@ -266,7 +269,7 @@ class Runtime:
             rules=self.rules,
             around=self,
         )
-        self.lesson_threads.submit(adapters.warm_up)
+        threads.submit(adapters.warm_up)
         return adapters
 
     def _forget_traces(self) -> None:

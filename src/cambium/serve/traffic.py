@@ -21,11 +21,15 @@ from cambium.core.nouns import tenant_of
 from cambium.learn.examples import Example
 from cambium.learn.lesson import LearnConfig, LearnResult
 from cambium.learn.marking import Mark, mark
+from cambium.lifecycle.proposal import FROZEN
 from cambium.serve.bounds import LearnCall
 from cambium.serve.ephemeral import EphemeralAdapters
 from cambium.serve.lessons import windows_of
 from cambium.serve.live_adapter import LiveAdapter
+from cambium.serve.proposal_records import from_row
+from cambium.serve.proposals import UNDECIDED
 from cambium.serve.rules import Rules
+from cambium.serve.store.state import State
 from cambium.trust.policy import TrafficBudget
 
 LOSS = "prompt"
@@ -35,6 +39,7 @@ WIN_SHARE = 0.8
 GREEN_STEPS_TO_GROW = 4
 HOUR_MS = 3_600_000
 MAX_WAITING = 256
+OPEN = (*UNDECIDED, *FROZEN)
 _log = logging.getLogger(__name__)
 
 
@@ -60,12 +65,12 @@ class Surroundings(Protocol):
 
 @dataclass(kw_only=True)
 class Progress:
-    """How one adapter fares with traffic since the server started.
+    """How one adapter fares with traffic: since the server started, its budget apart.
 
     Args:
         allowance: steps it may take in an hour; `taken` when it took its last ones.
         green: steps in a row with nothing to complain about.
-        wins: whether it beat its parent, for the last requests, before it learned from them.
+        wins: whether it beat its parent, for the last requests that it had not learned from.
     """
 
     allowance: int
@@ -101,8 +106,11 @@ class _Offer:
 class TrafficLearner:
     """Takes offers from the request path without waiting, and works them off in one thread."""
 
-    def __init__(self, adapters: EphemeralAdapters, around: Surroundings, *, rules: Rules) -> None:
+    def __init__(
+        self, adapters: EphemeralAdapters, around: Surroundings, *, rules: Rules, state: State
+    ) -> None:
         self._adapters = adapters
+        self._state = state
         self._around = around
         self._rules = rules
         self._progress: dict[str, Progress] = {}
@@ -157,26 +165,26 @@ class TrafficLearner:
             except Exception as error:  # noqa: BLE001 - one request must not end them all
                 _log.exception("learning from a request failed")
                 outcome = {"state": "failed", "why": type(error).__name__}
-            self._around.tell(offer.request_id, outcome)
+            try:
+                self._around.tell(offer.request_id, outcome)
+            except Exception:  # noqa: BLE001 - the trace is lost, and what comes next is not
+                _log.exception("what came of a request could not be told")
 
     def _consider(self, offer: _Offer) -> dict[str, object]:
         # As it is now: the policy may have changed since the offer.
         if self.budget is None or not self.allows(tenant_of(offer.adapter)):
             return {"state": "off"}
         live = self._adapters.get_own(offer.adapter)
-        progress = self._progress.setdefault(
-            offer.adapter,
-            Progress(
-                allowance=self.budget.first_steps_per_hour,
-                wins=deque(maxlen=self.budget.wins_window),
-            ),
-        )
+        progress = self._progress.get(offer.adapter)
+        if progress is None:
+            progress = self._progress[offer.adapter] = self._begun(offer.adapter, self.budget)
         progress.offered += 1
         found, novelty = (
             self._read(live, offer.text),
             self._around.novelty(offer.text, tenant_of(offer.adapter)),
         )
-        progress.wins.append(found.is_win)
+        if not self._was_taught(offer):
+            progress.wins.append(found.is_win)
         seen: dict[str, object] = {
             "novelty": round(novelty, 4),
             "entropy": round(found.entropy, 4),
@@ -184,16 +192,36 @@ class TrafficLearner:
             "loss": round(found.loss, 4),
             "parent_loss": round(found.parent_loss, 4),
         }
+        highest = self.budget.max_margin
         unsure = found.entropy >= self.budget.min_entropy
+        unsure |= highest is not None and found.margin <= highest
         if not unsure and novelty < self.budget.min_novelty:
             return {"state": "passed over", **seen}
         progress.marked += 1
         if not self._has_budget(progress):
             return {"state": "over budget", **seen}
-        outcome = {"state": "learned", **seen, **self._step(live, offer.text, progress)}
+        outcome = {**seen, **self._step(live, offer.text, progress)}
         if progress.green and self._is_sustained(progress):
             outcome["proposal"] = self._propose(live, progress)
         return outcome
+
+    def _begun(self, adapter: str, budget: TrafficBudget) -> Progress:
+        """Returns an adapter's progress, with what it has taken and filed before this start."""
+        since = self._around.now_ms() - HOUR_MS
+        with self._state.read() as tx:
+            calls = [c for c in tx.list_learn_steps(adapter) if c.source == SOURCE]
+            filed = [from_row(row).proposal for s in OPEN for row in tx.list_proposals(state=s)]
+        return Progress(
+            allowance=budget.first_steps_per_hour,
+            wins=deque(maxlen=budget.wins_window),
+            taken=deque(call.at for call in calls if call.at > since),
+            proposal=next((p.id for p in filed if p.adapter_name == adapter), None),
+        )
+
+    def _was_taught(self, offer: _Offer) -> bool:
+        """Returns whether the adapter learned from this very text, so that it proves nothing."""
+        with self._state.read() as tx:
+            return tx.has_example(offer.adapter, _example(offer.text).digest)
 
     def _read(self, live: LiveAdapter, text: str) -> Mark:
         windows = windows_of(self._adapters.base, [_example(text)], loss=LOSS)
@@ -216,11 +244,22 @@ class TrafficLearner:
             consent=CONSENT,
             source=SOURCE,
         )
-        _, after, result = self._adapters.learn(live.record.name, call)
+        # Before it is taken: one that is refused at its end has cost the same.
         progress.taken.append(self._around.now_ms())
+        try:
+            _, after, result = self._adapters.learn(live.record.name, call)
+        except CambiumError:
+            progress.green = 0
+            raise
         progress.steps += 1
         self._grow(progress, result)
-        return {"adapter": f"{after.name}@{after.digest}", "green": bool(progress.green)}
+        state = "quarantined" if result.quarantined else "reset" if result.reset else "learned"
+        return {
+            "state": state,
+            "adapter": f"{after.name}@{after.digest}",
+            "green": bool(progress.green),
+            "shift": round(progress.last_shift, 6),
+        }
 
     def _grow(self, progress: Progress, result: LearnResult) -> None:
         """Doubles what an adapter may do while it stays green, and takes it all back if not."""

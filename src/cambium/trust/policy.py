@@ -86,7 +86,8 @@ class TrafficBudget:
     Args:
         tenants: whose requests may teach; a request still has to ask for it.
         min_novelty: cosine distance, 0 to 2, to all the bank was trained on, from which a
-            request teaches; `min_entropy`: mean entropy of the prompt, nats, likewise.
+            request teaches; `min_entropy`: mean entropy of the prompt, nats, likewise;
+            `max_margin`: the likeliest token's mean lead in nats, up to which it does.
         first_steps_per_hour: for an adapter whose monitors have not been green yet; doubles
             while they stay green, up to `max_steps_per_hour`.
         wins_window: requests in a row over which wins must be sustained before a proposal.
@@ -99,6 +100,7 @@ class TrafficBudget:
     first_steps_per_hour: Whole
     max_steps_per_hour: Whole
     wins_window: Whole
+    max_margin: Annotated[Number, Field(ge=0)] | None = None
 
 
 def _public(given: object) -> PublicKey:

@@ -190,6 +190,22 @@ def test_a_sudden_turn_is_caught_within_a_round(llama: BaseModel) -> None:
     assert caught < NUM_MONITOR_PARTS + 3
 
 
+def test_a_tame_adapter_that_turns_is_caught_at_once(llama: BaseModel) -> None:
+    tame, turned = [4 * MARGIN] * NUM_MONITOR_PAIRS, [-2 * MARGIN] * NUM_MONITOR_PAIRS
+    found = judged(made(llama), [tame] * NUM_MONITOR_PARTS + [turned])
+    assert found[:-1] == [(False, True)] * NUM_MONITOR_PARTS and found[-1] == (True, False)
+
+
+def test_a_copy_hears_nothing_of_its_original(llama: BaseModel) -> None:
+    monitor = made(llama)
+    heard = answers([-0.02, -0.02])
+    monitor.judge(0, heard)
+    copied = monitor.copied()
+    for step in range(1, NUM_MONITOR_PARTS):
+        copied.judge(step, heard)
+    assert (len(monitor._newest), len(copied._newest)) == (2, NUM_MONITOR_PAIRS)
+
+
 def test_an_adapter_that_improves_is_never_asked_for_more(llama: BaseModel) -> None:
     assert judged(made(llama), [[0.2] * NUM_MONITOR_PAIRS] * 30) == [(False, True)] * 30
 

@@ -7,10 +7,11 @@ import torch
 
 from cambium.learn.examples import Example, encode_example
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
+from cambium.learn.marking import mark
 from cambium.learn.objectives.objective import ObjectiveConfig
 from cambium.learn.online import learn
 from cambium.models.base import BaseModel
-from cambium.models.lora import LoraConfig, fresh_lora
+from cambium.models.lora import LoraConfig, fresh_lora, to_bytes
 from cambium.models.training_model import TrainingModel
 
 ONE_CLASS = "The answer is yes. The answer is yes. The answer is yes. The answer is yes."
@@ -38,17 +39,24 @@ def stream(
 def test_a_one_class_stream_is_reset(bundled: BaseModel, loss: str) -> None:
     done = stream(bundled, loss, 5e-3, calls=12, objective=ObjectiveConfig())
     assert done[-1].reset and not any(r.reset for r in done[:-1])
-    # It changes nothing any more, and remembers nothing of the way.
-    assert all(float(b.abs().max()) == 0 for b in done[-1].lora.b.values())
-    fresh = Learner(lora=done[-1].lora, optimizer=done[-1].optimizer)
-    windows = encode_example(
-        bundled.tokenizer, Example(kind="text", content={"text": ONE_CLASS}), bundled.context
+    # It is what it was before the call, and stays there however often it is asked again.
+    before = done[-2] if len(done) > 1 else None
+    learner = Learner(lora=done[-1].lora, optimizer=done[-1].optimizer)
+    if before is not None:
+        assert to_bytes(learner.lora).digest == to_bytes(before.lora).digest
+    example = Example(kind="text", content={"text": ONE_CLASS})
+    windows = encode_example(bundled.tokenizer, example, bundled.context, loss=loss)
+    model = TrainingModel(bundled)
+    for _ in range(3):
+        again = learn(model, Lesson(learner=learner, windows=windows,
+                                    config=LearnConfig(lr=5e-3, loss=loss)))  # fmt: skip
+        assert again.reset and to_bytes(again.lora).digest == to_bytes(learner.lora).digest
+        learner = Learner(lora=again.lora, optimizer=again.optimizer)
+    parent, own = (
+        mark(model, lora, (), windows).entropy
+        for lora in (fresh_lora(LoraConfig(), bundled.sites, seed=5), learner.lora)
     )
-    config = LearnConfig(steps=1, lr=1e-9)
-    again = learn(TrainingModel(bundled), Lesson(learner=fresh, windows=windows, config=config))
-    alone = Learner(lora=fresh_lora(LoraConfig(), bundled.sites, seed=5))
-    base = learn(TrainingModel(bundled), Lesson(learner=alone, windows=windows, config=config))
-    assert again.loss_before == base.loss_before
+    assert own >= ObjectiveConfig().min_entropy_share * parent * 0.95  # bf16, other shapes
 
 
 def test_without_the_guard_it_collapses(bundled: BaseModel) -> None:

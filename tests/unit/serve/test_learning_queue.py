@@ -89,8 +89,6 @@ def test_a_short_lesson_does_not_wait_for_a_long_one(
         def copied(self) -> Telling:
             return self
 
-        def forget(self) -> None: ...
-
         def segments(self, step: int | None, **where: int) -> list[Any]:
             begun.set()
             return []
@@ -122,6 +120,43 @@ def test_tenants_take_turns_and_long_lessons_go_alone(llama: BaseModel) -> None:
     groups = module._grouped(waiting)
     lengths = [[len(w.lesson.windows[0].tokens) for w in group] for group in groups]
     assert lengths == [[100], [10, 13, 11, 12]]
+
+
+def group(base: BaseModel, *tenants: str) -> module._Running:
+    members = [module._Waiting(lesson=lesson(base, 0), tenant=tenant) for tenant in tenants]
+    return module._Running(group=Any, members=members)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_stream_of_corrections_keeps_no_longer_lesson_from_its_end(
+    queue: LearningQueue, llama: BaseModel
+) -> None:
+    long = group(llama, "patient")
+    queue._running.append(long)
+    taken: list[bool] = []
+    for _ in range(8):
+        queue._fresh.append(group(llama, "busy"))
+        chosen = queue._next()
+        taken.append(chosen is long)
+        if chosen is long:
+            queue._running.append(long)
+    assert taken == [False, True] * 4
+    # And a correction waits for one step of the many, not for one of each.
+    queue._running += [group(llama, "patient") for _ in range(5)]
+    queue._fresh[:] = [correction := group(llama, "busy")]
+    assert correction in (queue._next(), queue._next())
+
+
+def test_a_tenant_of_many_lessons_has_no_more_turns_than_one_of_few(
+    queue: LearningQueue, llama: BaseModel
+) -> None:
+    few = group(llama, "few")
+    queue._running += [*(group(llama, "many") for _ in range(5)), few]
+    turns: list[bool] = []
+    for _ in range(6):
+        chosen = queue._next()
+        queue._running.append(chosen)
+        turns.append(chosen is few)
+    assert turns == [False, True] * 3
 
 
 def test_what_is_not_done_at_the_end_is_told_so(llama: BaseModel) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from cambium.learn.examples import Window
+from cambium.learn.objectives import masked, passage
 from cambium.learn.objectives.entropy import Entropy
 from cambium.learn.objectives.masked import MaskedSpans
 from cambium.learn.objectives.objective import Objective, ObjectiveConfig
@@ -21,5 +22,10 @@ OBJECTIVES: Mapping[str, Callable[[Sequence[Sequence[Window]], ObjectiveConfig],
     "passage": NextPassage,
     "preference": Preference,
 }
-# Without labels: only ever into an ephemeral adapter, inside a trust region.
+# Without labels: only ever into an ephemeral adapter, inside a trust region of each call.
 UNLABELLED = frozenset({"entropy", "prompt", "masked", "passage"})
+# Tokens that a window needs, where the loss asks for more than one to predict.
+SHORTEST = {"masked": masked.MIN_TOKENS, "passage": passage.MIN_TOKENS}
+# AdamW's rate where a call names none: with labels the one that the learning-rate recipe chose;
+# without, eight steps on one text have to stay within the trust region.
+DEFAULT_RATES = {name: 1e-3 if name in UNLABELLED else 2e-3 for name in OBJECTIVES}

@@ -25,18 +25,15 @@ class Teacher:
         self.temperature = temperature
         self.top_ids = torch.zeros(num_positions, NUM_TEACHER_TOKENS, dtype=torch.long)
         self.top_logprobs = torch.zeros(num_positions, NUM_TEACHER_TOKENS)
-        self.entropy = torch.zeros(num_positions)
         self._num_kept = 0
 
     @property
     def is_complete(self) -> bool:
         """Returns whether every position has run: a pass that broke off leaves zeros."""
-        return self._num_kept == len(self.entropy)
+        return self._num_kept == len(self.top_ids)
 
     def loss(self, logits: Tensor, part: slice, wanted: bool) -> tuple[Tensor, Tensor | None]:
         """Keeps these positions; their loss is zero and has no gradient."""
-        plain = torch.log_softmax(logits, dim=1)
-        self.entropy[part] = -(plain.exp() * plain).sum(1)
         soft = torch.log_softmax(logits / self.temperature, dim=1)
         top = soft.topk(min(NUM_TEACHER_TOKENS, soft.shape[1] - 1), dim=1)
         if top.values.shape[1] < self.top_ids.shape[1]:

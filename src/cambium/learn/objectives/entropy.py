@@ -1,8 +1,8 @@
 """Entropy minimisation without labels, held back from its trivial optimum.
 
 Positions that are too unsure to learn from, or so sure that they teach nothing, are left out; the
-mean prediction is kept broad; a divergence from the parent is part of the loss, and beyond the
-trust region the adapter is reset.
+mean prediction is kept broad; a divergence from where the call began is part of the loss, and
+beyond the trust region the call is undone.
 
 Sources: Wang et al. (2021), TENT, eq. 1; Niu et al. (2023), SAR, eq. 2 (the filter at 0.4 ln C;
 their sharpness-aware step is left out). The mean prediction is the one before the step.
@@ -37,7 +37,7 @@ class Entropy:
         return self._region.is_left
 
     def prepare(self, step: int, place: Place) -> Ask | None:
-        """Returns the look at the parent, once, and at the adapter."""
+        """Returns the looks at parent and start, once, and at the adapter."""
         return self._region.look(step, place)
 
     def ask(self, step: int, place: Place) -> Ask:

@@ -24,13 +24,14 @@ from cambium.models.packing import IGNORED, Segment, targets_of
 MASKED_SHARE = 0.15
 SPAN = 3
 MASK_TOKEN = 0
+MIN_TOKENS = 2 + SPAN
 
 
 class MaskedSpans:
     """The cross-entropy of the tokens in gaps; which ones are missing depends on text and step."""
 
     def __init__(self, steps: Sequence[Sequence[Window]], config: ObjectiveConfig) -> None:
-        if any(len(w.tokens) < 2 + SPAN for windows in steps for w in windows):
+        if any(len(w.tokens) < MIN_TOKENS for windows in steps for w in windows):
             raise DataError("a text is too short to leave a gap in it", mend="send longer texts")
         self._steps = steps
         self._region = TrustRegion(steps, config)
@@ -41,7 +42,7 @@ class MaskedSpans:
         return self._region.is_left
 
     def prepare(self, step: int, place: Place) -> Ask | None:
-        """Returns the look at the parent, once, and at the adapter."""
+        """Returns the looks at parent and start, once, and at the adapter."""
         return self._region.look(step, place)
 
     def ask(self, step: int, place: Place) -> Ask:

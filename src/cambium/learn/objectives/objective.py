@@ -20,11 +20,13 @@ class Place:
     Args:
         adapter, parent: the rows of the adapter and of its frozen parent.
         nobody: the row of an adapter that changes nothing, so that the parent alone answers.
+        start: the row of the adapter as it was when the call began; -1 where nobody asks it.
     """
 
     adapter: int
     parent: int
     nobody: int
+    start: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +37,9 @@ class ObjectiveConfig:
         beta: how steeply preferences count, per nat of the whole continuation.
         min_entropy: positions that are surer than this, in nats, teach nothing more.
         max_entropy_share: positions above this share of ln V are too unsure to learn from.
-        max_divergence: how far, in nats per token, unlabelled learning may go from the parent.
+        max_divergence: how far, in nats per token, a call without labels may lead.
         min_entropy_share: below this share of the parent's own entropy, it has collapsed.
-        trust_weight: of the divergence from the parent within the loss.
+        trust_weight: of the divergence from where the call began, within the loss.
         diversity_weight: of the entropy of the mean prediction.
     """
 
@@ -60,7 +62,7 @@ class Objective(Protocol):
 
     @property
     def is_lost(self) -> bool:
-        """Returns whether the adapter has to go back to where it changes nothing."""
+        """Returns whether the adapter has to go back to where the call began."""
         ...
 
     def prepare(self, step: int, place: Place) -> Ask | None:

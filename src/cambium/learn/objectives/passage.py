@@ -44,7 +44,7 @@ class NextPassage:
         return self._region.is_left
 
     def prepare(self, step: int, place: Place) -> Ask | None:
-        """Returns the look at the parent, once, at the adapter, and at the passages."""
+        """Returns the looks at parent and start, once, at the adapter, and at the passages."""
         guard = self._region.look(0, place)
         segments = self._segments(place)
         targets, counts = targets_of(segments)

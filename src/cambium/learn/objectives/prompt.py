@@ -20,7 +20,7 @@ from cambium.models.packing import targets_of
 
 
 class PromptLikelihood:
-    """The cross-entropy of all tokens of the windows, near the parent."""
+    """The cross-entropy of all tokens of the windows, near where the call began."""
 
     def __init__(self, steps: Sequence[Sequence[Window]], config: ObjectiveConfig) -> None:
         self._steps = steps
@@ -33,7 +33,7 @@ class PromptLikelihood:
         return self._region.is_left
 
     def prepare(self, step: int, place: Place) -> Ask | None:
-        """Returns the look at the parent, once, and at the adapter."""
+        """Returns the looks at parent and start, once, and at the adapter."""
         return self._region.look(step, place)
 
     def ask(self, step: int, place: Place) -> Ask:

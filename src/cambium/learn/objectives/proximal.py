@@ -22,7 +22,8 @@ def normalised(importance: Tensor, sizes: Tensor | None = None) -> Tensor:
 
     Args:
         importance: shape [G P].
-        sizes: of how many weights the mean is, shape [G 1]; past them a row is zero. Of all if None.
+        sizes: of how many weights the mean is, shape [G 1], of all if None; past them a row is
+            zero.
     """
     mean = importance.mean(dim=1, keepdim=True)
     if sizes is not None:

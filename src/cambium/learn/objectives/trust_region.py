@@ -1,7 +1,9 @@
-"""The guard of learning without labels: how far from the parent, and is it still undecided.
+"""The guard of learning without labels: how far has the call led, and is it still undecided.
 
-Measured before every step and after the last on the windows as they were sent. An adapter that
-has left the region goes back to where it changes nothing; nothing of it is kept.
+Measured before every step and after the last on the windows as they were sent: the divergence from
+the adapter as the call found it, which may have been taught with labels, and the entropy beside the
+parent's, which no number of calls can wear down. An adapter that has left the region goes back to
+where the call began; nothing of the call is kept.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from cambium.models.chunked_head import HeadLoss, joined
 
 
 class TrustRegion:
-    """Compares an adapter's predictions with its parent's on one step's windows after another.
+    """Compares an adapter's predictions with earlier ones on one step's windows after another.
 
     Args:
         steps: the windows of each step.
@@ -28,7 +30,8 @@ class TrustRegion:
     def __init__(self, steps: Sequence[Sequence[Window]], config: ObjectiveConfig) -> None:
         self._steps = steps
         self._config = config
-        self._teachers: dict[int, Teacher] = {}
+        self._starts: dict[int, Teacher] = {}
+        self._parents: dict[int, _Entropy] = {}
         self._seen: _Seen | None = None
         self._last = 0
 
@@ -37,8 +40,8 @@ class TrustRegion:
         """Returns whether the last look found the adapter too far away, or too sure of itself."""
         if self._seen is None:
             return False
-        teacher, config = self._teachers[self._last], self._config
-        sure = self._seen.entropy.mean() < config.min_entropy_share * teacher.entropy.mean()
+        config, parent = self._config, self._parents[self._last]
+        sure = self._seen.entropy.mean() < config.min_entropy_share * parent.values.mean()
         return bool(sure) or float(self._seen.divergence.mean()) > config.max_divergence
 
     @property
@@ -49,25 +52,42 @@ class TrustRegion:
         return self._seen.mean
 
     def teacher(self, step: int) -> Teacher:
-        """Returns what the parent says on the step's windows; looked at before."""
-        return self._teachers[step % len(self._steps)]
+        """Returns what the call began with says on the step's windows; looked at before."""
+        return self._starts[step % len(self._steps)]
 
     def look(self, step: int, place: Place) -> Ask:
         """Returns what tells how the adapter stands on the step's windows."""
-        self._last = step % len(self._steps)
-        windows = self._steps[self._last]
-        own = [window_segment(w, adapter=place.adapter, parent=place.parent) for w in windows]
-        count = sum(s.num_targets for s in own)
-        segments, losses = [], list[tuple[HeadLoss, int]]()
-        known = self._teachers.get(self._last)
+        at = self._last = step % len(self._steps)
+        windows = self._steps[at]
+        rows = [place.adapter]
+        known = self._starts.get(at)
         if known is None or not known.is_complete:
-            self._teachers[self._last] = Teacher(count, temperature=1.0)
-            segments = [
-                window_segment(w, adapter=place.nobody, parent=place.parent) for w in windows
-            ]
-            losses.append((self._teachers[self._last].loss, count))
-        self._seen = _Seen(count, self._teachers[self._last])
-        return Ask(segments=[*segments, *own], loss=joined([*losses, (self._seen.loss, count)]))
+            rows = [place.start, place.nobody, place.adapter]
+        parts = [[window_segment(w, adapter=row, parent=place.parent) for w in windows]
+                 for row in rows]  # fmt: skip
+        count = sum(s.num_targets for s in parts[0])
+        losses: list[HeadLoss] = []
+        if len(rows) > 1:
+            self._starts[at] = Teacher(count, temperature=1.0)
+            self._parents[at] = _Entropy(count)
+            losses = [self._starts[at].loss, self._parents[at].loss]
+        self._seen = _Seen(count, self._starts[at])
+        losses.append(self._seen.loss)
+        segments = [segment for part in parts for segment in part]
+        return Ask(segments=segments, loss=joined([(loss, count) for loss in losses]))
+
+
+class _Entropy:
+    """Keeps the entropy of positions, nats, shape [M]."""
+
+    def __init__(self, count: int) -> None:
+        self.values = torch.zeros(count)
+
+    def loss(self, logits: Tensor, part: slice, wanted: bool) -> tuple[Tensor, Tensor | None]:
+        """Keeps these positions; their loss is zero."""
+        logprobs = torch.log_softmax(logits, dim=1)
+        self.values[part] = -(logprobs.exp() * logprobs).sum(1)
+        return torch.zeros(len(logits)), None
 
 
 class _Seen:

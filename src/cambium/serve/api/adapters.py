@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from pydantic import Field
 
+from cambium.core.errors import DataError
 from cambium.learn.examples import parse_example
 from cambium.models.lora import ALL_LINEAR, LoraConfig
 from cambium.serve.access import Asking, Caller
@@ -26,6 +27,8 @@ from cambium.serve.runtime import Runtime
 from cambium.serve.store.records import AdapterRecord
 
 DEFAULT_TTL_S = 24 * 3600
+# Words that say the opposite of what a text in this field means.
+_NO = frozenset({"no", "false", "none", "null", "0", "off"})
 
 
 class LoraBody(Body):
@@ -76,11 +79,12 @@ def router(runtime: Runtime) -> APIRouter:
 
     @routes.post("/learn/step")
     async def learn_step(body: LearnBody, caller: Asking) -> dict[str, Any]:
-        # Not among the threads of the other calls, which would wait until lessons are over.
-        loop = asyncio.get_running_loop()
         within = copy_context()  # so that what is learned belongs to this request's trace
-        return await loop.run_in_executor(
-            runtime.lesson_threads, lambda: within.run(_learn, adapters, body, caller)
+        # Not among the threads of the other calls, which would wait until lessons are over.
+        return await runtime.lesson_turns.run(
+            lambda: within.run(_learn, adapters, body, caller),
+            adapter=caller.own(body.adapter_id),
+            tenant=caller.tenant,
         )
 
     @routes.post("/adapters/{name}/replay")
@@ -114,6 +118,7 @@ def router(runtime: Runtime) -> APIRouter:
     @routes.delete("/adapters/{name}/examples")
     async def withdraw(name: str, caller: Asking, source: str | None = None) -> dict[str, Any]:
         gone = await asyncio.to_thread(adapters.withdraw, caller.own(name), source)
+        await asyncio.to_thread(runtime.review.end_withdrawn)
         return {"adapter_id": name, "forgotten": gone}
 
     return routes
@@ -217,7 +222,9 @@ def _create(runtime: Runtime, body: CreateBody, caller: Caller) -> AdapterRecord
 
 
 def _learn(adapters: EphemeralAdapters, body: LearnBody, caller: Caller) -> dict[str, Any]:
-    consent = "given" if body.consent is True else (body.consent or None)
+    consent = "given" if body.consent is True else (str(body.consent or "").strip() or None)
+    if consent and consent.casefold() in _NO:
+        raise DataError(f"consent is {consent!r}", mend="leave it out, or send true or whose it is")
     call = LearnCall(
         examples=[parse_example(e) for e in body.examples],
         loss=body.loss,

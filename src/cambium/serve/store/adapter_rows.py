@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import delete, func, select
 
@@ -17,10 +18,20 @@ from cambium.serve.store.records import (
     VersionRecord,
 )
 from cambium.serve.store.rows import Rows, columns, values_of
-from cambium.serve.store.schema import Adapter, AdapterVersion, Example, LearnStep, Replay
+from cambium.serve.store.schema import (
+    Adapter,
+    AdapterVersion,
+    Example,
+    LearnStep,
+    Meta,
+    Proposal,
+    Replay,
+)
 
 _ADAPTERS = columns(Adapter, AdapterRecord)
 _VERSIONS = columns(AdapterVersion, VersionRecord)
+# Before an adapter's name: the digests of its examples for which consent was withdrawn.
+_WITHDRAWN = "withdrawn:"
 
 
 class AdapterRows(Rows):
@@ -125,6 +136,9 @@ class AdapterRows(Rows):
                 "an example without consent is not kept", mend="give consent with the examples"
             )
         self._need_blob(record.blob)
+        withdrawn = self.withdrawn(record.adapter)
+        if record.digest in withdrawn:  # given anew
+            self._set_withdrawn(record.adapter, withdrawn - {record.digest})
         values = values_of(record)
         del values["id"]
         insert = self._open_insert(Example).values(**values)
@@ -135,6 +149,11 @@ class AdapterRows(Rows):
         """Returns the kept examples, in the order in which they came."""
         ordered = columns(Example, ExampleRecord).order_by(Example.id)
         return self._all(ExampleRecord, ordered.where(Example.adapter == adapter))
+
+    def has_example(self, adapter: str, digest: str) -> bool:
+        """Returns whether an example of this digest is kept for the adapter."""
+        wanted = (Example.adapter == adapter) & (Example.digest == digest)
+        return self._connection.execute(select(Example.id).where(wanted)).first() is not None
 
     def count_examples(self, adapter: str) -> int:
         """Returns how many examples are kept for this adapter."""
@@ -161,6 +180,39 @@ class AdapterRows(Rows):
             if row.source == source or row.key.rpartition(":")[0] not in left:
                 self.delete_replay(adapter, row.key)
         return gone
+
+    def withdraw_consent(self, adapter: str, *, source: str | None = None) -> int:
+        """Forgets this adapter's examples, also where a proposal names them; see `withdrawn`.
+
+        Args:
+            source: only what came from it.
+
+        Returns:
+            How many examples went.
+        """
+        named = [(e.digest, e.source) for e in self.list_examples(adapter)]
+        filed: dict[str, Any]
+        for filed in self._connection.execute(select(Proposal.record)).scalars():
+            if filed["adapter_name"] == adapter:
+                named += [(e["digest"], e["source"]) for e in filed["provenance"]["examples"]]
+        before = self.withdrawn(adapter)
+        gone = {digest for digest, by in named if source is None or by == source} - before
+        self.delete_examples(adapter, source=source)
+        if gone:
+            self._set_withdrawn(adapter, before | gone)
+        return len(gone)
+
+    def withdrawn(self, adapter: str) -> frozenset[str]:
+        """Returns the digests of examples that nobody may read any more, whatever names them."""
+        key = Meta.key == _WITHDRAWN + adapter
+        found = self._connection.execute(select(Meta.value).where(key)).scalar()
+        return frozenset(found.split()) if found else frozenset()
+
+    def _set_withdrawn(self, adapter: str, digests: frozenset[str] | set[str]) -> None:
+        values = {"key": _WITHDRAWN + adapter, "value": " ".join(sorted(digests))}
+        put = self._open_insert(Meta).values(**values)
+        put = put.on_conflict_do_update(index_elements=["key"], set_={"value": values["value"]})
+        self._connection.execute(put)
 
     def put_replay(self, record: ReplayRecord) -> None:
         """Inserts a row of an adapter's replay buffer, or replaces the one with its key."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from sqlalchemy import select
 
@@ -15,12 +16,11 @@ from cambium.serve.store.schema import Adapter, AdapterVersion, Example, Proposa
 from cambium.serve.store.token_rows import TokenRows
 from cambium.serve.store.trace_rows import TraceRows
 
-# Where a blob may be named; a digest in a trace or the log keeps nothing alive.
+# Where a blob may be named, beside proposals; a digest in a trace or the log keeps nothing alive.
 _NAMING_BLOBS = (
     (Adapter.weights_blob, Adapter.optimizer_blob, Adapter.detail),
     (AdapterVersion.weights_blob,),
     (Example.blob,),
-    (Proposal.record,),
     (Revision.manifest,),
 )
 
@@ -37,3 +37,11 @@ class Transaction(AdapterRows, ProposalRows, LedgerRows, TokenRows, TraceRows, P
             for row in self._connection.execute(select(*named)):
                 for value in row:
                     yield from DIGEST.findall(str(value))
+        withdrawn: dict[str, frozenset[str]] = {}
+        record: dict[str, Any]
+        for record in self._connection.execute(select(Proposal.record)).scalars():
+            name = record.get("adapter_name", "")
+            examples = record.get("provenance", {}).get("examples", ())
+            withdrawn.setdefault(name, self.withdrawn(name))
+            gone = {e["blob"] for e in examples if e["digest"] in withdrawn[name]}
+            yield from set(DIGEST.findall(str(record))) - gone
