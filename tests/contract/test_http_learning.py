@@ -12,10 +12,15 @@ from tests.serving import FACTS, HARBOUR, Clock, People, Server, served, small_c
 from cambium.core.canonical import is_digest
 from cambium.core.errors import Stopped
 from cambium.evals.alignment_pairs import AlignmentMonitor
+from cambium.learn.examples import parse_example
+from cambium.learn.objectives import SHORTEST
 from cambium.learn.objectives.trust_region import TrustRegion
+from cambium.serve import bounds as bounds_module
 from cambium.serve import ephemeral as ephemeral_module
 from cambium.serve.adapter_states import AdapterState
 from cambium.serve.errors import BudgetExceeded
+from cambium.serve.lessons import windows_of
+from cambium.trust.policy import Policy
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +199,73 @@ def test_a_text_of_two_sources_is_never_drawn_after_either_withdrew(
     assert server.get(f"/adapters/{name}")["replay"]["rows"] == 0
     server.teach(name, HARBOUR[:1], steps=1)  # draws only from what is kept
     server.http.delete(f"/adapters/{name}").raise_for_status()
+
+
+@pytest.mark.parametrize("said", ["no", "False", " none ", "0"])
+def test_a_no_is_no_consent(server: Server, said: str) -> None:
+    body = {"adapter_id": "nobody", "examples": [{"text": FACTS[0]}], "consent": said}
+    refused = server.http.post("/learn/step", json=body)
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request")
+    assert "consent" in refused.json()["detail"]
+
+
+def test_one_step_has_an_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds_module, "MAX_STEP_TOKENS", 20)
+    server.create("endless")
+    body = {"adapter_id": "endless", "examples": [{"text": " ".join(FACTS[:4])}]}
+    refused = server.http.post("/learn/step", json={**body, "steps": 1})
+    assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
+    assert server.get("/adapters/endless")["steps"] == 0
+    assert server.post("/learn/step", **body, steps=8)["steps"] == 8
+    server.http.delete("/adapters/endless").raise_for_status()
+
+
+@pytest.mark.parametrize("loss", ["masked", "passage"])
+def test_what_a_long_text_leaves_over_spoils_no_lesson(server: Server, loss: str) -> None:
+    base = server.runtime.base
+    texts: list[str] = []
+    for words in range(1, 2 * base.context):
+        text = " ".join(f"w{i}" for i in range(words))
+        windows = windows_of(base, [parse_example({"text": text})], loss="task")
+        if len(windows) > 1 and len(windows[-1].tokens) < SHORTEST[loss]:
+            texts.append(text)
+        if len(texts) > 1:
+            break
+    assert len(texts) > 1  # the control: such ends do come
+    name = f"left-{loss}"
+    server.create(name)
+    taught = server.post("/learn/step", adapter_id=name, loss=loss, steps=1, lr=1e-6,
+                         examples=[{"text": t} for t in texts[:2]])  # fmt: skip
+    assert taught["steps"] == 1
+    server.http.delete(f"/adapters/{name}").raise_for_status()
+
+
+def test_an_adapter_of_a_domain_that_has_gone_can_still_forget_and_end(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.create("moved", domain="moved")
+    server.teach("moved", FACTS[:2], steps=1)
+    monkeypatch.setattr(Policy, "may_use", lambda self, domain, tenant: domain != "moved")
+    assert server.http.post("/v1/completions", json={"model": "moved", "prompt": "x"}).is_error
+    assert server.http.delete("/adapters/moved/examples").json()["forgotten"] == 2
+    assert server.http.delete("/adapters/moved").status_code == 200
+
+
+def test_a_version_is_never_answered_by_a_newer_one(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.create("racing")
+    adapters = server.runtime.adapters
+    old = str(server.get("/adapters/racing")["digest"])
+    server.teach("racing", FACTS[:1], steps=1)
+    # As when a lesson ends between the question which version is live and taking it.
+    monkeypatch.setattr(adapters, "current_digest", lambda name: old)
+    asked = {"model": f"racing@{old}", "prompt": "x", "max_tokens": 1}
+    refused = server.http.post("/v1/completions", json=asked)
+    assert refused.status_code == 404
+    assert server.http.get(f"/adapters/racing@{old}/export").status_code == 404
+    monkeypatch.undo()
+    server.http.delete("/adapters/racing").raise_for_status()
 
 
 def test_an_empty_source_is_no_source(server: Server) -> None:

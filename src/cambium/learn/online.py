@@ -62,18 +62,7 @@ class LessonGroup:
         self, model: TrainingModel, lessons: Sequence[Lesson], *, frame: Frame | None = None
     ) -> None:
         for lesson in lessons:
-            if not lesson.windows or not 1 <= lesson.config.steps <= MAX_STEPS:
-                raise DataError(
-                    f"{len(lesson.windows)} windows and {lesson.config.steps} steps teach nothing",
-                    mend=f"send at least one example and 1 to {MAX_STEPS} steps",
-                )
-            if lesson.config.loss not in OBJECTIVES or not 0 < lesson.config.lr < float("inf"):
-                raise DataError(
-                    f"no loss {lesson.config.loss!r} at a rate of {lesson.config.lr}",
-                    mend=f"use one of {', '.join(OBJECTIVES)}, at a rate above 0",
-                )
-            if any(len(w.tokens) <= w.learn_from for w in lesson.windows):
-                raise DataError("a window has no token to learn", mend="leave it out")
+            _check(lesson)
         self.model = model
         self.lessons = lessons
         self.started = time.monotonic()
@@ -379,6 +368,22 @@ class LessonGroup:
             self.importances.load(g, state)
         else:
             self.put_by[g] = {k: v for k, v in state.items() if k.startswith(IMPORTANCE)}
+
+
+def _check(lesson: Lesson) -> None:
+    config, windows = lesson.config, lesson.windows
+    if not windows or not 1 <= config.steps <= MAX_STEPS:
+        raise DataError(
+            f"{len(windows)} windows and {config.steps} steps teach nothing",
+            mend=f"send at least one example and 1 to {MAX_STEPS} steps",
+        )
+    if config.loss not in OBJECTIVES or not 0 <= config.lr < float("inf"):
+        raise DataError(
+            f"no loss {config.loss!r} at a rate of {config.lr}",
+            mend=f"use one of {', '.join(OBJECTIVES)}, at a rate that is a number",
+        )
+    if any(len(window.tokens) <= window.learn_from for window in windows):
+        raise DataError("a window has no token to learn", mend="leave it out")
 
 
 def _is_guarded(lesson: Lesson) -> bool:

@@ -9,9 +9,11 @@ POLICY = (200, {"learning": {"max_examples_per_call": 2, "max_example_bytes": 50
 
 
 def learned(body: dict) -> tuple[int, dict]:
+    within = {"trust_region": {"ok": body["loss"] != "entropy"}}
+    answer = {"loss_before": 2.0, "loss_after": 1.5, "monitors": within}
     if body["adapter_id"] == "bad" and body["examples"][0]["text"] == "two":
-        return 200, {"loss_before": 2.0, "loss_after": 1.5, "steps": 1, "state": "quarantined"}
-    return 200, {"loss_before": 2.0, "loss_after": 1.5, "steps": 8, "state": "ephemeral"}
+        return 200, {**answer, "steps": 1, "state": "quarantined"}
+    return 200, {**answer, "steps": 8, "state": "ephemeral"}
 
 
 @pytest.fixture
@@ -96,6 +98,20 @@ def test_a_bad_source_is_found_before_anything_is_sent(cambium, school, tmp_path
 def test_steps_are_one_to_eight(cambium, school, source, steps: str) -> None:
     ended = cambium("learn", source, "--adapter", "new", "--steps", steps)
     assert (ended.status, ended.err.count("\n"), school.calls) == (2, 1, [])
+
+
+@pytest.mark.parametrize("rate", ["nan", "inf", "0", "-1", "2"])
+def test_a_rate_that_is_none_is_found_before_anything_is_sent(
+    cambium, school, source, rate
+) -> None:
+    ended = cambium("learn", source, "--adapter", "new", f"--lr={rate}")
+    assert (ended.status, ended.err.count("\n"), school.calls) == (2, 1, [])
+
+
+def test_calls_that_were_undone_are_named(cambium, school, source) -> None:
+    ended = cambium("learn", source, "--adapter", "old", "--loss", "entropy")
+    assert ended.status == 0 and "call 1, 2, 3" in ended.err
+    assert "undone" not in cambium("learn", source, "--adapter", "old").err
 
 
 def test_a_server_without_bounds_is_not_guessed_at(cambium, school, source) -> None:

@@ -86,8 +86,65 @@ def test_novelty_counts_and_age_fades() -> None:
 def test_rows_that_were_drawn_too_often_go() -> None:
     buffer = ReplayBuffer(config=BufferConfig(max_replays=3))
     buffer.admit(row("only"))
+    for _ in range(2):  # once a lesson, however often a lesson goes through it
+        assert len(buffer.draw(5, seed=0)) == 5 and buffer.rows
     assert len(buffer.draw(5, seed=0)) == 5
     assert not buffer.rows and buffer.draw(5, seed=0) == []
+
+
+@pytest.mark.parametrize("hostile", [50, 1000, 4000])
+def test_many_small_rows_of_one_source_are_not_drawn_more_than_its_share(hostile: int) -> None:
+    buffer = ReplayBuffer(config=BufferConfig(max_tokens=50_000))
+    for i in range(60):
+        assert buffer.admit(row(f"honest-{i:02}", source=f"s{i % 6}", size=100, loss=1.0))
+    for i in range(hostile):
+        assert buffer.admit(row(f"flood-{i:04}", source="enemy", size=3, loss=4.0))
+    rows = sorted(buffer.rows.values(), key=lambda r: r.key)
+    shares = buffer.shares(rows)
+    assert shares.sum() == pytest.approx(1)
+    drawn = sum(s for r, s in zip(rows, shares, strict=True) if r.source == "enemy")
+    assert drawn <= buffer.config.source_share + 1e-9
+    # Nor do the weights give back what the bound takes, and none is above its limit.
+    even = buffer._even(rows)
+    kept = sum(e for r, e in zip(rows, even, strict=True) if r.source == "enemy")
+    assert kept <= buffer.config.source_share + 1e-9
+    weights = even / shares
+    assert weights.max() <= 1 / buffer.config.floor + 1e-9
+    assert (shares * weights).sum() == pytest.approx(1)
+
+
+def test_few_sources_share_alike_at_most() -> None:
+    buffer = ReplayBuffer()
+    for i in range(30):
+        buffer.admit(row(f"a-{i:02}", source="a"))
+    alone = sorted(buffer.rows.values(), key=lambda r: r.key)
+    assert buffer._even(alone) == pytest.approx(1 / 30)
+    for i in range(3):
+        buffer.admit(row(f"b-{i}", source="b"))
+    rows = sorted(buffer.rows.values(), key=lambda r: r.key)
+    assert sum(e for r, e in zip(rows, buffer._even(rows), strict=True) if r.source == "a") == (
+        pytest.approx(0.5)
+    )
+
+
+def test_what_is_refused_makes_nobody_old() -> None:
+    buffer = ReplayBuffer(config=BufferConfig(max_tokens=10_000))
+    assert buffer.admit(row("first"))
+    before = buffer.priority(buffer.rows["first"])
+    for _ in range(5000):
+        assert not buffer.admit(row("first"))
+        assert not buffer.admit(row("huge", size=9000))
+    assert buffer.tried == 1 and buffer.priority(buffer.rows["first"]) == before
+
+
+def test_a_smaller_room_is_kept_at_once() -> None:
+    large = filled(600, BufferConfig(max_tokens=40_000, source_share=1.0), hostile=0.2)
+    small = ReplayBuffer(
+        config=BufferConfig(max_tokens=10_000, source_share=1.0), rows=large.rows, tried=large.tried
+    )
+    small.trim()
+    assert tokens(small, in_reservoir=True) <= 2500
+    assert tokens(small, in_reservoir=False) <= 7500 and len(small.rows) > 50
 
 
 def test_a_source_over_its_quota_gives_up_what_matters_least_of_its_own() -> None:

@@ -90,7 +90,16 @@ def test_a_buffer_opens_as_it_was_saved_and_draws_the_same(state: State, base: B
     with state.transaction() as tx:  # what was drawn counts, and is written down too
         found.save(tx, "a", found.open_buffer("a", tried=0), again)
     assert found.open_buffer("a", tried=buffer.tried) == again
-    assert sum(r.replays for r in again.rows.values()) == len(drawn)
+    assert sum(r.replays for r in again.rows.values()) == len({key for key, _ in drawn})
+
+
+def test_a_few_old_texts_are_not_worn_out_by_one_long_lesson(state: State, base: BaseModel) -> None:
+    found = rehearsing(state, base)
+    buffer, _ = admitted(found, state, base, call("a tree in the wood"))
+    windows = found._encode(call("many words that are new to it " * 200).examples[0])
+    drawn = found.draw(buffer, windows, CONFIG)
+    assert len(drawn) == CONFIG.steps
+    assert [r.replays for r in buffer.rows.values()] == [1]
 
 
 def test_rows_hold_pointers_and_numbers_and_no_text(state: State, base: BaseModel) -> None:

@@ -98,7 +98,17 @@ def test_every_field_counts_in_the_digest() -> None:
     assert changed == 1 + 1 + 1 + 1 + numbers + len(KNOWN_GATES) * 6
 
 
-FIELDS = sorted(set(re.findall(rb"^(\w+) = .+$", TEXT, re.MULTILINE)))
+OPTIONAL = {b"max_margin"}
+FIELDS = sorted(set(re.findall(rb"^(\w+) = .+$", TEXT, re.MULTILINE)) - OPTIONAL)
+
+
+def test_a_field_that_may_be_left_out_is_in_the_digest_only_where_it_is() -> None:
+    whole, without = TEXT, re.sub(rb"max_margin = .+\n", b"", TEXT)
+    assert parse_policy(whole).traffic.max_margin == 0.5
+    left_out = parse_policy(without)
+    assert left_out.traffic.max_margin is None
+    assert "max_margin" not in str(left_out.content)
+    assert left_out.digest != parse_policy(whole).digest
 
 
 @pytest.mark.parametrize("name", FIELDS)
