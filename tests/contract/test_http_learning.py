@@ -166,6 +166,21 @@ def test_kept_examples_are_gone_through_again(server: Server) -> None:
     assert server.post("/adapters/replayed/replay")["ok"] is True
 
 
+def test_what_is_gone_through_again_matters_by_how_it_fared(server: Server) -> None:
+    def losses() -> dict[str, float]:
+        with server.runtime.state.read() as tx:
+            return {row.key: row.loss for row in tx.list_replay("faring")}
+
+    server.create("faring")
+    server.teach("faring", FACTS[:3], steps=1)
+    first = losses()
+    assert len(set(first.values())) == 1  # of a call all windows come with its loss
+    server.teach("faring", HARBOUR[:3], steps=8, consent=None)
+    seen = losses()
+    assert seen.keys() == first.keys() and len(set(seen.values())) == 3
+    server.http.delete("/adapters/faring").raise_for_status()
+
+
 def test_withdrawn_consent_leaves_nothing_to_go_through(server: Server) -> None:
     server.create("wavering")
     for source, texts in (("ann", FACTS[:3]), ("bob", HARBOUR[:3])):

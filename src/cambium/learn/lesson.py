@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from torch import Tensor
+
 from cambium.learn.examples import Window
 from cambium.learn.objectives.objective import Objective, ObjectiveConfig, Place
 from cambium.learn.passes import Ask
@@ -152,6 +154,7 @@ class LearnResult:
         losses: each step's loss before the step, as its objective reports it.
         loss_before, loss_after: on the first step's windows.
         reset: learning without labels left its trust region; the adapter is as it was before.
+        rehearsed: the losses of each step's old texts, by position, before the step.
         monitor: the lesson's, with what it was told on the way.
         frame, shapes: where it lay among others, and what ran in each step, by phase and row.
     """
@@ -165,6 +168,7 @@ class LearnResult:
     quarantined: bool = False
     reset: bool = False
     seconds: float = 0.0
+    rehearsed: tuple[Tensor, ...] = ()
     monitor: StepMonitor | None = None
     frame: Frame | None = None
     shapes: tuple[Mapping[str, Mapping[int, tuple[Shape, ...]]], ...] = ()

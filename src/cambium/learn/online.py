@@ -96,15 +96,16 @@ class LessonGroup:
         for g, lesson in enumerate(lessons):
             if lesson.learner.optimizer:
                 self._load_state(g, lesson.learner.optimizer)
-        # Copies: what a lesson that comes to nothing was told is of weights that nobody keeps.
         # What a lesson without labels goes back to.
         self.found = {
             g: tuple(row.clone() for row in self._rows(g))
             for g, lesson in enumerate(lessons)
             if _is_guarded(lesson) or lesson.objective
         }
+        # Copies: what a lesson that comes to nothing was told is of weights that nobody keeps.
         self.monitors = {g: x.monitor.copied() for g, x in enumerate(lessons) if x.monitor}
         self.losses: list[list[float]] = [[] for _ in lessons]
+        self.rehearsed: list[list[Tensor]] = [[] for _ in lessons]
         self.checks: list[list[StepCheck]] = [[] for _ in lessons]
         self.after = [float("nan")] * len(lessons)
         self.begun = [0] * len(lessons)
@@ -151,6 +152,7 @@ class LessonGroup:
             quarantined=any(not check.ok for check in self.checks[g]),
             reset=self.was_reset[g],
             seconds=time.monotonic() - self.started,
+            rehearsed=tuple(self.rehearsed[g]),
             monitor=self.monitors.get(g),
             frame=self._frame(g),
             shapes=tuple(self.shapes[: self.begun[g]]),
@@ -252,7 +254,8 @@ class LessonGroup:
             ask = rehearsal.ask(step, self.places[g]) if rehearsal else None
             if ask is not None:
                 old[g] = ask
-        self._run(old, self._train, "rehearsal")
+        for g, losses in self._run(old, self._train, "rehearsal").items():
+            self.rehearsed[g].append(losses)
         mask = torch.zeros(len(self.stack.weights), dtype=torch.bool)
         mask[list(active)] = True
         self.adam.step(mask)

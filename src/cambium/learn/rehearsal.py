@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from cambium.learn.examples import Window
 from cambium.learn.objectives.distillation import Teacher
@@ -25,10 +26,12 @@ class Rehearsal:
 
     Args:
         steps: windows with their importance weights, at most 1 each in what they may count.
+        keys: what each of those texts is called, for whoever asks how it fared.
         task_weight: of the loss of learning them again; `distill_weight` of the divergence.
     """
 
     steps: Sequence[Sequence[tuple[Window, float]]]
+    keys: Sequence[Sequence[str]] = ()
     task_weight: float = 1.0
     distill_weight: float = 1.0
     temperature: float = 2.0
@@ -46,6 +49,20 @@ class Rehearsal:
         count = sum(s.num_targets for s in segments)
         self._teachers[at] = Teacher(count, temperature=self.temperature)
         return Ask(segments=segments, loss=self._teachers[at].loss)
+
+    def fared(self, losses: Sequence[Tensor]) -> dict[str, float]:
+        """Returns each text's loss when it was last gone through, nats per token, by key.
+
+        Args:
+            losses: of each step's positions in order, as `LearnResult.rehearsed` has them.
+        """
+        found: dict[str, float] = {}
+        for step, own in enumerate(losses):
+            at = step % len(self.steps)
+            counts = [len(window.tokens) - window.learn_from for window, _ in self.steps[at]]
+            for key, part in zip(self.keys[at], own.split(counts), strict=True):
+                found[key] = float(part.mean())
+        return found
 
     def ask(self, step: int, place: Place) -> Ask | None:
         """Returns the step's texts and their loss."""

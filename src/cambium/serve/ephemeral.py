@@ -412,15 +412,17 @@ class EphemeralAdapters:
         replay = copied(live.replay)
         drawn: list[Drawn] = [(key, 1.0) for key in call.replay_keys]
         drawn = drawn or self.rehearsing.draw(replay, windows, config)
+        old = self.rehearsing.rehearsal(drawn, kept, config)
         lesson = Lesson(
             learner=learner,
             windows=windows,
             config=config,
             monitor=live.monitor,
             first_step=record.steps,
-            rehearsal=self.rehearsing.rehearsal(drawn, kept, config),
+            rehearsal=old,
         )
         result = self._queue.learn(lesson, tenant=record.tenant)
+        self.rehearsing.note(replay, old, result)
         digests = [example.digest for example in call.examples]
         made = manifest(self.model, lesson, result, examples=digests, rehearsed=drawn)
         return Taken(result=result, manifest=made, replay=replay)

@@ -74,8 +74,8 @@ def kept_example(state: State, kept: Mapping[str, str], digest: str) -> Example:
     """
     if digest not in kept:
         raise ConsentMissing(
-            f"no example {digest[:80]!r} is kept for this adapter: it was given without consent, "
-            "or not to it",
+            f"no example {digest[:80]!r} is kept for this adapter: it was given without consent or "
+            "not to it, consent was withdrawn, or its lesson was quarantined",
             mend="give consent with what is to be gone through again",
         )
     return parse_example(json.loads(state.blobs.get(kept[digest])))

@@ -105,12 +105,21 @@ class Rehearsing:
             ConsentMissing: one of them is not kept for this adapter.
             DataError: a kept example has no window of this number.
         """
-        dealt = [pair for key, weight in drawn for pair in self._windows(key, weight, kept)]
+        dealt = [(k, pair) for k, weight in drawn for pair in self._windows(k, weight, kept)]
         if not dealt:
             return None
         steps = min(config.steps, len(dealt))
-        # The parent never knew these texts, so it has nothing to say about them.
-        return Rehearsal(steps=[dealt[at::steps] for at in range(steps)], distill_weight=0.0)
+        parts = [dealt[at::steps] for at in range(steps)]
+        return Rehearsal(
+            steps=[[pair for _, pair in part] for part in parts],
+            keys=[[key for key, _ in part] for part in parts],
+            distill_weight=0.0,  # the parent never knew these texts and has nothing to say of them
+        )
+
+    def note(self, buffer: ReplayBuffer, old: Rehearsal | None, result: LearnResult) -> None:
+        """Takes up how the old texts of a lesson fared, which is what they matter by."""
+        for key, loss in old.fared(result.rehearsed).items() if old else ():
+            buffer.update(key, loss)
 
     def admit(self, buffer: ReplayBuffer, call: LearnCall, kept: Sequence[ExampleRecord],
               result: LearnResult) -> None:  # fmt: skip

@@ -14,6 +14,7 @@ from cambium.learn.examples import Window
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.objectives.objective import ObjectiveConfig
 from cambium.learn.online import learn_together
+from cambium.learn.rehearsal import Rehearsal
 from cambium.models.base import BaseModel, stack_rows
 from cambium.models.lora import Lora, LoraConfig, fresh_lora, from_bytes, to_bytes
 from cambium.models.packing import IGNORED, Segment
@@ -161,6 +162,22 @@ def test_passes_add_up_to_one_gradient(llama: BaseModel, monkeypatch: pytest.Mon
     (one, first), (two, second) = found
     assert one == pytest.approx(two, rel=1e-5)
     assert float((first - second).norm() / second.norm()) < 1e-4
+
+
+def test_old_texts_say_how_they_fare(llama: BaseModel) -> None:
+    model, still = TrainingModel(llama, torch.float32), LearnConfig(steps=3, lr=0.0)
+    old = windows(number=3, length=30, seed=5)
+    steps = [[(old[0], 1.0), (old[1], 0.5)], [(old[2], 1.0)]]
+    rehearsal = Rehearsal(steps=steps, keys=[["a", "b"], ["c"]], distill_weight=0.0)
+    lesson = Lesson(
+        learner=Learner(lora=fresh(llama)), windows=windows(), config=still, rehearsal=rehearsal
+    )
+    other = Lesson(learner=Learner(lora=fresh(llama)), windows=windows(seed=2), config=still)
+    result = learn_together(model, [other, lesson])[1]
+    found = rehearsal.fared(result.rehearsed)
+    for key, window in zip("abc", old, strict=True):
+        alone = Lesson(learner=Learner(lora=fresh(llama)), windows=[window], config=still)
+        assert found[key] == pytest.approx(online.learn(model, alone).loss_before, rel=1e-4)
 
 
 @pytest.mark.parametrize("strengths", [{"ewc_strength": 100.0}, {"si_strength": 100.0}])
