@@ -173,6 +173,15 @@ def test_withdrawn_documents_cannot_be_read_any_more(server: Server, trees: str)
     assert sum(server.runtime.state.blobs.has(blob) for blob in blobs) == 1
 
 
+def test_adapters_of_one_parent_share_it_after_a_restart(server: Server) -> None:
+    adapters, names = server.runtime.adapters, ("twig", "leaf")
+    for name in names:
+        server.create(name, domain="trees")
+    adapters._live.clear()  # as a start finds it
+    one, other = (adapters.get_live(name).parent for name in names)
+    assert one and one is other
+
+
 def test_what_was_withdrawn_while_it_is_consolidated_is_never_frozen(server: Server) -> None:
     server.create("leaving", domain="leaving")
     server.teach("leaving", TREES, steps=8)

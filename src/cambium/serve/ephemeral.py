@@ -45,7 +45,7 @@ from cambium.serve.lessons import (
     warm_up_lesson,
     windows_of,
 )
-from cambium.serve.live_adapter import LiveAdapter, Surroundings
+from cambium.serve.live_adapter import LiveAdapter, Surroundings, shared_parent
 from cambium.serve.rehearsing import Drawn, Rehearsing, copied
 from cambium.serve.rules import Rules
 from cambium.serve.spans import span
@@ -218,7 +218,8 @@ class EphemeralAdapters:
             live = self._live.get(name)
             if live is None or live.record != record:
                 lora = from_bytes(stored_bytes(self._state, record), self.base.sites)
-                parent = parent_of(record, self._state, self.base)
+                known = shared_parent(self._live.values(), record)
+                parent = known or parent_of(record, self._state, self.base)
                 live = self._live[name] = self._loaded(record, lora, parent)
             return live
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,6 +29,16 @@ class LiveAdapter:
     replay: ReplayBuffer = field(default_factory=ReplayBuffer)
     monitor: StepMonitor | None = None
     busy: threading.Lock = field(default_factory=threading.Lock)
+
+
+def shared_parent(live: Iterable[LiveAdapter], record: AdapterRecord) -> tuple[Lora, ...]:
+    """Returns what another adapter on the same parent stands on, or nothing.
+
+    Passes tell parents apart by what they are in memory: one for all is computed with once.
+    """
+    wanted = (record.parent_revision, record.domain)
+    others = (x.parent for x in live if (x.record.parent_revision, x.record.domain) == wanted)
+    return next(others, ())
 
 
 class Surroundings(Protocol):
