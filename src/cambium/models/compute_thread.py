@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 # What answers under way get of the time, at least, while others want it too.
-ANSWERS_SHARE = 0.9
+ANSWERS_SHARE = 0.92
 # But no pass waits longer than this for what another took: a long one, as the first of a new shape
 # is, would hold up whoever comes next for many times its length.
 MAX_WAIT_S = 3.0
