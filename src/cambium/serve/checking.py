@@ -173,7 +173,7 @@ class Checker:
         head = bank.revision
         self._proposals.need_attested(head, measurement=filed.proposal.source_digest)
         progress = self._progress.setdefault(filed.proposal.id, Progress())
-        inputs = self.inputs(filed)
+        inputs = self._whole_inputs(filed)
         progress.stage, progress.share = "writing anchors", 0.0
 
         def on_share(share: float, loss: float | None = None) -> None:
@@ -289,7 +289,7 @@ class Checker:
             config=ConsolidateConfig(**made["config"]),
             num_replay=made["num_replay"],
         )
-        return consolidator.derive(self.inputs(filed), bank, anchors)
+        return consolidator.derive(self._whole_inputs(filed), bank, anchors)
 
     def context(self, filed: Filed, bank: Bank) -> GateContext:
         """Returns what measures a frozen candidate, its bytes verified as they are loaded.
@@ -299,7 +299,7 @@ class Checker:
         """
         anchors = self._anchors(filed, bank, lambda share: None)
         return self._consolidator.measure(
-            self.inputs(filed),
+            self._whole_inputs(filed),
             bank,
             anchors,
             self.candidate_bytes(filed),
@@ -338,16 +338,12 @@ class Checker:
         return anchors
 
     def inputs(self, filed: Filed) -> Inputs:
-        """Returns what a proposal is made from and measured on."""
-        proposal = filed.proposal
-        fed: list[dict[str, Any]] = filed.provenance["examples"]
+        """Returns what a proposal is made from and measured on, as far as consent still stands."""
+        proposal, fed = filed.proposal, self._standing(filed)
         others: list[Example] = []
         for other in self._proposals.in_state(ProposalState.MERGED):
             if other.proposal.domain != proposal.domain:
                 others += self._read(e for e in self._standing(other) if e["kept"])
-        if len(self._standing(filed)) < len(fed):
-            raise ConsentMissing("consent was withdrawn for what the proposal is made of",
-                                 mend="propose again from what is left")  # fmt: skip
         trained = self._read(e for e in fed if not e["kept"])
         # The same text may come in another document, or in another domain's: it is no fresh item.
         learned = {e.accepted.digest for e in trained}
@@ -361,6 +357,17 @@ class Checker:
             sources={e["digest"]: e["source"] for e in fed},
             seed=int(proposal.provenance_digest[7:15], 16),
         )  # fmt: skip
+
+    def _whole_inputs(self, filed: Filed) -> Inputs:
+        """Returns what a proposal is made from, for whoever makes it or measures on it.
+
+        Raises:
+            ConsentMissing: consent was withdrawn for some of it.
+        """
+        if len(self._standing(filed)) < len(filed.provenance["examples"]):
+            raise ConsentMissing("consent was withdrawn for what the proposal is made of",
+                                 mend="propose again from what is left")  # fmt: skip
+        return self.inputs(filed)
 
     def _standing(self, filed: Filed) -> list[dict[str, Any]]:
         """Returns those of a proposal's examples for which consent was not withdrawn."""
