@@ -92,7 +92,7 @@ class Answering:
             raise learning_refused("the policy lets no request teach", mend="leave learn out")
         if not live:
             raise learning_refused(
-                f"{answerer.adapter[:100]} is no ephemeral adapter, and nothing else may learn",
+                f"{answerer.model[:100]} is no ephemeral adapter, and nothing else may learn",
                 mend="ask one for the answer, see POST /adapters/ephemeral",
             )
         self.runtime.adapters.get_own(name)
