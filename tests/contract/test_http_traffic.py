@@ -109,16 +109,20 @@ def test_chat_teaches_what_the_user_said(server: Server) -> None:
     assert outcome(server, answer)["state"] == "learned"
 
 
+@pytest.mark.parametrize(
+    "highest, state", [(None, "passed over"), (0.0, "passed over"), (1e9, "learned")]
+)
 def test_sure_and_known_requests_are_passed_over(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch, highest: float | None, state: str
 ) -> None:
-    server.create("bored")
+    name = f"bored-{state[:2]}-{highest is None}"
+    server.create(name)
     budget = server.runtime.traffic.budget
     assert budget is not None
-    sure = replace(budget, min_entropy=1e9, min_novelty=1.5)
+    sure = replace(budget, min_entropy=1e9, min_novelty=2.0, max_margin=highest)
     monkeypatch.setattr(TrafficLearner, "budget", sure)
-    assert outcome(server, ask(server, "bored", FACTS[0]))["state"] == "passed over"
-    assert server.get("/adapters/bored")["steps"] == 0
+    assert outcome(server, ask(server, name, FACTS[0]))["state"] == state
+    assert server.get(f"/adapters/{name}")["steps"] == (state == "learned")
 
 
 def test_a_veto_quarantines_and_a_reset_takes_the_budget_back(
@@ -206,18 +210,6 @@ def test_a_trace_that_cannot_be_told_ends_nothing(
         assert ask(server, "untold", FACTS[0]).status_code == 200
         assert tried.wait(60)
     assert outcome(server, ask(server, "untold", FACTS[1]))["state"] == "learned"
-
-
-def test_an_unsure_prompt_is_marked_by_its_margin(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.create("unsure")
-    budget = server.runtime.traffic.budget
-    assert budget is not None
-    for highest, state in ((0.0, "passed over"), (1e9, "learned")):
-        rules = replace(budget, min_entropy=1e9, min_novelty=2.0, max_margin=highest)
-        monkeypatch.setattr(TrafficLearner, "budget", rules)
-        assert outcome(server, ask(server, "unsure", FACTS[0]))["state"] == state
 
 
 def test_one_line_of_the_policy_turns_it_off(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cambium.learn.examples import Example, encode_example
+from cambium.learn.examples import Example, Window, encode_example
 from cambium.learn.lesson import LearnConfig, Learner, LearnResult, Lesson
 from cambium.learn.marking import mark
-from cambium.learn.objectives.objective import ObjectiveConfig
+from cambium.learn.objectives.objective import ObjectiveConfig, Place
+from cambium.learn.objectives.trust_region import TrustRegion
 from cambium.learn.online import learn
 from cambium.models.base import BaseModel
 from cambium.models.lora import LoraConfig, fresh_lora, to_bytes
@@ -57,6 +58,15 @@ def test_a_one_class_stream_is_reset(bundled: BaseModel, loss: str) -> None:
         for lora in (fresh_lora(LoraConfig(), bundled.sites, seed=5), learner.lora)
     )
     assert own >= ObjectiveConfig().min_entropy_share * parent * 0.95  # bf16, other shapes
+
+
+@pytest.mark.parametrize("broken", ["entropy", "divergence"])
+def test_what_is_no_number_is_out_of_the_region(broken: str) -> None:
+    region = TrustRegion([[Window(tokens=(2, 3, 4))]], ObjectiveConfig())
+    region.look(0, Place(adapter=0, parent=-1, nobody=1, start=2))
+    assert region._seen is not None and not region.is_left  # nothing has run: all is alike
+    setattr(region._seen, broken, torch.full((2,), float("nan")))
+    assert region.is_left
 
 
 def test_without_the_guard_it_collapses(bundled: BaseModel) -> None:

@@ -41,8 +41,10 @@ class TrustRegion:
         if self._seen is None:
             return False
         config, parent = self._config, self._parents[self._last]
-        sure = self._seen.entropy.mean() < config.min_entropy_share * parent.values.mean()
-        return bool(sure) or float(self._seen.divergence.mean()) > config.max_divergence
+        floor = config.min_entropy_share * parent.values.mean()
+        is_open = bool(self._seen.entropy.mean() >= floor)
+        # What is no number is nowhere near: neither comparison may pass for it.
+        return not (is_open and float(self._seen.divergence.mean()) <= config.max_divergence)
 
     @property
     def mean_probabilities(self) -> Tensor:
